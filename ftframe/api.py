@@ -1,0 +1,82 @@
+"""The contracts that plugins are written against. Imports the standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+IGNORE_INDEX = -100
+"""Label that the loss skips: the default `ignore_index` of `torch.nn.functional.cross_entropy`."""
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[str, ...] = get_args(Role)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation.
+
+    `masked=None` means the usual rule: the assistant's turns are learnt, all others are not.
+    """
+
+    role: Role
+    content: str
+    masked: bool | None = None
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the loss counts this turn."""
+        return self.role == "assistant" if self.masked is None else not self.masked
+
+
+Conversation = Sequence[Message]
+"""One example: its turns in order."""
+
+Splits = Mapping[str, Sequence[Conversation]]
+"""What a dataset builder returns: `train`, and `validation` where the dataset has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a rendered conversation.
+
+    Attributes:
+        text: Plain text, tokenised without reading special tokens out of it, so that content cannot forge a turn.
+            If `special`, the name of one token instead: `BOS`, `EOS`, or a token's own text such as `<|im_end|>`.
+        supervised: Whether the loss counts its tokens.
+        special: Whether `text` names one special token.
+    """
+
+    text: str
+    supervised: bool = False
+    special: bool = False
+
+
+BOS = "bos_token"
+"""Name of the tokenizer's own beginning-of-sequence token; no token where the tokenizer has none."""
+
+EOS = "eos_token"
+"""Name of the tokenizer's own end-of-sequence token."""
+
+
+class DatasetBuilder(Protocol):
+    """A function from keyword arguments, the keys beside `name` in `data.dataset`, to conversations."""
+
+    def __call__(self, **kwargs: object) -> Splits:
+        """The conversations of each split."""
+
+
+@runtime_checkable
+class PromptTemplate(Protocol):
+    """Writes a conversation as text and says which part of it is learnt.
+
+    A class registered in `ftframe.prompt_templates`. Its constructor takes the keys beside `name` in `data.template`;
+    if it has a parameter `tokenizer`, the run's tokenizer is passed there.
+    """
+
+    def render(self, messages: Conversation) -> list[Segment]:
+        """The conversation as segments, in order.
+
+        Each supervised turn ends in a supervised special segment: the token that stops generation.
+        """
