@@ -37,6 +37,6 @@ class NonFiniteError(FtframeError):
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the nearest allowed names, or an empty string."""
-    close = difflib.get_close_matches(given, list(allowed), n=2, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(name) for name in close)}?" if close else ""
+    """` Did you mean 'x'?` for the nearest allowed name, or an empty string."""
+    close = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""

@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ftframe.errors import ConfigError, PluginError, did_you_mean
+from ftframe.signatures import check_arguments
 
 
 class Registry:
@@ -85,26 +86,6 @@ class Registry:
         offered = {given: value for given, value in offered.items() if given in parameters}
         check_arguments(target, {**arguments, **offered}, key=key)
         return target(**arguments, **offered)
-
-
-def check_arguments(target: Any, arguments: Mapping[str, Any], *, key: str) -> None:
-    """Hold keyword arguments against a callable's own signature.
-
-    Raises:
-        ConfigError: If one is unknown or missing; the message names the config key and the nearest right one.
-    """
-    parameters = inspect.signature(target).parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    allowed = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
-    if inspect.Parameter.VAR_KEYWORD not in kinds:
-        for given in arguments:
-            if given not in allowed:
-                raise ConfigError(
-                    f"Unknown key '{key}.{given}'.{did_you_mean(given, allowed)}\nAllowed: {', '.join(allowed)}."
-                )
-    missing = [n for n in allowed if parameters[n].default is inspect.Parameter.empty and n not in arguments]
-    if missing:
-        raise ConfigError(f"Missing value for {', '.join(f'{key}.{name}' for name in missing)}.")
 
 
 def origin(entry: EntryPoint) -> str:

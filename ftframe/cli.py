@@ -1,0 +1,111 @@
+"""`ftframe <command> [overrides]`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from typing import Any
+
+from ftframe import __version__
+from ftframe.errors import FtframeError, did_you_mean
+
+CONFIGURED = {
+    "fit": "train an adapter or a whole model, and measure it before and after",
+    "evaluate": "measure a finished run on its own or on other data",
+    "predict": "answer prompts with a finished run",
+}
+"""Commands that take Hydra overrides; each has a file of its name in `conf/` and in `ftframe/tasks/`."""
+
+PLAIN = {"doctor": "check that this machine can train"}
+
+USAGE = f"""ftframe {__version__}: fine-tune a language model from a configuration.
+
+usage: ftframe <command> [group=option] [key=value]
+
+{{commands}}
+
+config groups (details: ftframe fit --help):
+{{groups}}
+
+examples:
+  ftframe fit                                  train the embedded model on the embedded data
+  ftframe fit peft=lora optim.lr=1e-3          change a group and a key
+  ftframe fit experiment=fine_tune_llama_2     a whole recipe
+  ftframe fit --cfg job                        print the configuration and stop
+"""
+
+
+def main() -> None:
+    """Run the command line and leave with the exit code of its outcome."""
+    try:
+        sys.exit(_dispatch(sys.argv[1:]))
+    except FtframeError as error:
+        if os.environ.get("FTFRAME_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        traceback.print_exc()
+        sys.exit(4 if _is_out_of_memory(error) else 1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    if arguments[0] in PLAIN:
+        return int(_task(arguments[0])())
+    return _run_configured(arguments)
+
+
+def _run_configured(arguments: list[str]) -> int:
+    from ftframe import compose
+
+    command = arguments[0].removeprefix("--config-name=")
+    if command not in CONFIGURED:
+        raise _unknown_command(command)
+    # Lightning starts the other ranks from sys.argv, so the command has to stay in it, in Hydra's own spelling.
+    sys.argv[1:] = [f"--config-name={command}", *(_quote_prompt(argument) for argument in arguments[1:])]
+    compose.run(lambda cfg: _task(command)(cfg), command)
+    return 0
+
+
+def _task(command: str) -> Any:
+    return getattr(importlib.import_module(f"ftframe.tasks.{command}"), command)
+
+
+def _unknown_command(command: str) -> FtframeError:
+    from ftframe.errors import ConfigError
+
+    names = [*CONFIGURED, *PLAIN]
+    return ConfigError(f"Unknown command '{command}'.{did_you_mean(command, names)}\nCommands: {', '.join(names)}.")
+
+
+def _quote_prompt(argument: str) -> str:
+    """Keep a prompt's commas, colons and quotes out of Hydra's grammar."""
+    key, equals, value = argument.partition("=")
+    if key not in ("prompt", "system") or not equals or value[:1] in "'\"" or value == "null":
+        return argument
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"') if value.endswith("\\") else value.replace('"', '\\"')
+    return f'{key}="{escaped}"'
+
+
+def _usage() -> str:
+    from ftframe.compose import groups
+
+    commands = "\n".join(f"  {name:<10}{text}" for name, text in {**CONFIGURED, **PLAIN}.items())
+    options = "\n".join(f"  {group:<12}{', '.join(names)}" for group, names in groups().items())
+    return USAGE.format(commands=commands, groups=options)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host or the device ran out of memory, told without importing torch."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

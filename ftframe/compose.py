@@ -1,0 +1,190 @@
+"""Composing and checking the configuration: the only module that touches Hydra's internals."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from importlib.resources import files
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from ftframe.errors import ConfigError, did_you_mean
+from ftframe.runs import new_run_id
+from ftframe.schema import SCHEMAS
+
+CONFIG_PACKAGE = "ftframe.conf"
+
+TARGET_PREFIXES = (
+    "torch.optim.",
+    "lightning.Trainer",
+    "lightning.pytorch.",
+    "peft.",
+    "transformers.BitsAndBytesConfig",
+    "bitsandbytes.optim.",
+    "ftframe.",
+)
+"""Where a `_target_` may point: instantiating one calls it, so a config could otherwise run anything."""
+
+
+def run(task: Callable[[Any], None], command: str) -> None:
+    """Compose `sys.argv`, check the result and hand it to the task, once or for each cell of a multirun.
+
+    Raises:
+        ConfigError: If an override, a group option or a value is wrong; the message names the nearest right one.
+    """
+    _register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and leaving with exit code 1
+    main = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_PACKAGE}", config_name=command)
+    try:
+        main(lambda cfg: task(check(cfg)))()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, command)) from error
+
+
+def _register() -> None:
+    store = ConfigStore.instance()
+    for command, schema in SCHEMAS.items():
+        store.store(name=f"{command}_schema", node=schema, provider="ftframe")
+    store.store(group="hydra/help", name="ftframe", node=_HELP, provider="ftframe")
+    if not OmegaConf.has_resolver("ftframe.run_id"):
+        OmegaConf.register_new_resolver("ftframe.run_id", new_run_id, use_cache=True)
+
+
+_HELP = {
+    "app_name": "ftframe",
+    "header": "ftframe: fine-tune a language model from a configuration.",
+    "footer": "`--cfg job` prints the configuration, `-m` runs a grid (peft=lora,qlora quant=4bit,8bit), "
+    "`--hydra-help` lists the other flags.",
+    "template": "${hydra.help.header}\n\n== Config groups (group=option) ==\n$APP_CONFIG_GROUPS\n"
+    "== Configuration (key.key=value) ==\n$CONFIG\n${hydra.help.footer}\n",
+}
+
+
+def check(cfg: DictConfig) -> DictConfig:
+    """The composed config, typed, resolved and known to hold nothing that no one reads.
+
+    Raises:
+        ConfigError: Naming the first wrong key and the nearest right one.
+    """
+    schema = OmegaConf.structured(SCHEMAS[cfg.command])
+    try:
+        typed = OmegaConf.merge(schema, OmegaConf.to_container(cfg))
+        missing = sorted(OmegaConf.missing_keys(typed))
+        if missing:
+            raise ConfigError(f"No value for {', '.join(missing)}. Set it on the command line: {missing[0]}=...")
+        OmegaConf.resolve(typed)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain_key(error, schema)) from error
+    assert isinstance(typed, DictConfig)
+    for key, target in _targets(typed):
+        if not target.startswith(TARGET_PREFIXES):
+            raise ConfigError(
+                f"{key}={target} is not allowed: a config may only build objects from "
+                f"{', '.join(prefix.rstrip('.') for prefix in TARGET_PREFIXES)}."
+            )
+    if typed.command == "fit":
+        _check_cell(typed)
+    return typed
+
+
+def _check_cell(cfg: DictConfig) -> None:
+    """Refuse combinations of peft and quant that cannot train."""
+    if cfg.require_quant and cfg.quant is None:
+        raise ConfigError(
+            "peft=qlora is LoRA on a quantised base, and quant=none leaves the base as it is. "
+            "Use quant=4bit or quant=8bit, or peft=lora."
+        )
+    if cfg.peft is None and cfg.quant is not None:
+        raise ConfigError(
+            "peft=none trains every weight, and quantised weights cannot be trained. "
+            "Use quant=none, or an adapter: peft=lora, peft=qlora or peft=dora."
+        )
+
+
+def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every `_target_` below a node, with its key."""
+    if OmegaConf.is_dict(node):
+        for name, child in node.items():
+            path = f"{key}.{name}" if key else str(name)
+            if name == "_target_":
+                yield path, str(child)
+            else:
+                yield from _targets(child, path)
+    elif OmegaConf.is_list(node):
+        for index, child in enumerate(node):
+            yield from _targets(child, f"{key}[{index}]")
+
+
+def _explain_key(error: OmegaConfBaseException, schema: DictConfig) -> str:
+    """A message for a value or key that the schema refuses."""
+    key = error.full_key or str(error.key)
+    if isinstance(error, ConfigKeyError):
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(schema, parent) if parent else schema
+        allowed = [str(allowed) for allowed in node] if OmegaConf.is_dict(node) else []
+        return f"Unknown key '{key}'.{did_you_mean(name, allowed)}\nAllowed: {', '.join(allowed)}."
+    reason = (error.msg or str(error)).splitlines()[0]
+    return f"{key}: {reason}"
+
+
+def _explain(error: Exception, command: str) -> str:
+    """A message for an override that Hydra could not apply."""
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        hint = did_you_mean(option, error.options)
+        return f"Unknown option '{group}={option}'.{hint}\nOptions of {group}: {', '.join(error.options)}."
+    match = re.search(r"Could not override '([^']+)'", str(error))
+    if match:
+        return _explain_override(match.group(1), command, overrides)
+    cause = f"\n{error.__cause__}".split("\n\tfull_key")[0] if error.__cause__ else ""
+    return f"{error}{cause}".strip()
+
+
+def _explain_override(key: str, command: str, overrides: Iterable[str]) -> str:
+    key = key.partition("@")[0]
+    others = [o for o in overrides if o.partition("=")[0].lstrip("+~") != key]
+    allowed = _keys_beside(key, command, others)
+    parent, _, name = key.rpartition(".")
+    where = f" in '{parent}'" if parent else ""
+    return f"Unknown key '{key}'.{did_you_mean(name, allowed)}\nAllowed{where}: {', '.join(allowed)}."
+
+
+def _keys_beside(key: str, command: str, overrides: list[str]) -> list[str]:
+    """Keys and groups that could stand where an unknown key stands."""
+    parent = key.rpartition(".")[0]
+    for attempt in (overrides, []):  # without the user's other overrides if these do not compose either
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_module(CONFIG_PACKAGE, version_base="1.3"):
+                cfg = hydra.compose(command, overrides=attempt)
+        except (HydraException, OmegaConfBaseException):
+            continue
+        node: Any = cfg
+        while parent and (node := OmegaConf.select(cfg, parent)) is None:
+            parent = parent.rpartition(".")[0]
+        node = cfg if not parent else node
+        keys = [str(k) for k in node] if OmegaConf.is_dict(node) else []
+        return sorted({*keys, *groups()}) if not parent else sorted(keys)
+    return []
+
+
+def groups() -> dict[str, list[str]]:
+    """Options of each config group, read from the package's files."""
+    root = files(importlib.import_module(CONFIG_PACKAGE))
+    found: dict[str, list[str]] = {}
+    for folder in sorted(root.iterdir(), key=lambda path: path.name):
+        if folder.is_dir():
+            options = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
+            if options:
+                found[folder.name] = options
+    return found

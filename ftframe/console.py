@@ -1,0 +1,116 @@
+"""What a person sees: one rich console. What the libraries say goes into the run's log.txt instead."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.tree import Tree
+
+from ftframe.runs import is_first_rank
+
+console = Console(quiet=not is_first_rank(), highlight=False)
+_BUFFER = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
+_CHATTY = ("lightning.pytorch", "lightning.fabric", "transformers", "bitsandbytes", "datasets", "peft", "py.warnings")
+
+
+def capture_library_logs() -> None:
+    """Hold back what libraries log and warn, until there is a file for it. Call before they are imported."""
+    # The hub client reads this when it is imported; its bars would break ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    root = logging.getLogger()
+    if _BUFFER not in root.handlers:
+        root.addHandler(_BUFFER)
+
+
+def quieten_libraries() -> None:
+    """Take away the handlers that libraries gave themselves at import, so that only the log hears them."""
+    import transformers
+
+    transformers.logging.disable_default_handler()
+    transformers.logging.disable_progress_bar()
+    for name in _CHATTY:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(logging.INFO if name.startswith("lightning") else logging.WARNING)
+
+
+def write_logs_to(path: Path) -> None:
+    """Let the held-back log lines, and all that follow, go into a file."""
+    if not is_first_rank():
+        return
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    if _BUFFER.target is not None:
+        _BUFFER.target.close()
+    _BUFFER.setTarget(handler)
+    _BUFFER.flush()
+    _BUFFER.capacity = 1  # from here on every record is written at once
+
+
+def print_config(config: Mapping[str, Any]) -> None:
+    """The composed configuration as a tree, one line per group."""
+    tree = Tree(f"[bold]ftframe {config['command']}[/bold]")
+    for group, node in config.items():
+        if isinstance(node, Mapping) and node:
+            tree.add(f"[cyan]{group}[/cyan]  {_flat(node)}")
+        elif node not in (None, {}, []) and group != "command":
+            tree.add(f"[cyan]{group}[/cyan]  {_flat(node)}")
+    console.print(tree)
+
+
+def _flat(node: Any) -> str:
+    if isinstance(node, Mapping):
+        shown = {k: v for k, v in node.items() if v not in (None, {}, []) and not str(k).startswith("_partial")}
+        return "[dim],[/dim] ".join(f"{k}={_flat(v)}" if k != "_target_" else f"[green]{v}[/green]" for k, v in shown.items())
+    if isinstance(node, list):
+        return f"\\[{', '.join(_flat(item) for item in node)}]"
+    return str(getattr(node, "value", node))
+
+
+@contextmanager
+def progress(description: str, *, total: int | None = None, visible: bool = True) -> Iterator[Any]:
+    """A progress bar; yields the function that advances it by one."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not visible or not is_first_rank(),
+    )
+    with bar:
+        task = bar.add_task(description, total=total)
+        yield lambda: bar.advance(task)
+
+
+def print_results(baseline: Mapping[str, float] | None, final: Mapping[str, float], *, title: str) -> None:
+    """Metrics side by side: before training and after."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("metric")
+    for name in ("before", "after") if baseline is not None else ("value",):
+        table.add_column(name, justify="right")
+    for name in final:
+        before = [f"{baseline[name]:.4f}" if name in baseline else "-"] if baseline is not None else []
+        table.add_row(name, *before, f"{final[name]:.4f}")
+    console.print(table)
+
+
+def print_facts(facts: Iterable[tuple[str, Any]], *, title: str) -> None:
+    """Two columns of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in facts:
+        table.add_row(name, str(value), style=None)
+    console.print(table, soft_wrap=True)

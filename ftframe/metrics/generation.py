@@ -1,0 +1,137 @@
+"""Answer prompts with a model, and measure the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L  # noqa: N812 (the library's own abbreviation)
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from torchmetrics import Metric
+from transformers import GenerationConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen, and when an answer ends.
+
+    Attributes:
+        stop_token_ids: Each of them ends the answer.
+        pad_token_id: What fills the places before short prompts and behind short answers.
+        max_new_tokens: Longest answer.
+        temperature: 0 takes the likeliest token each time.
+        top_p: Smallest set of likeliest tokens that holds this probability.
+    """
+
+    stop_token_ids: Sequence[int]
+    pad_token_id: int
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    def to_generation_config(self) -> GenerationConfig:
+        """The same in transformers' words."""
+        sampled = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
+        return GenerationConfig(
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=list(self.stop_token_ids),
+            pad_token_id=self.pad_token_id,
+            use_cache=True,
+            **(sampled if self.temperature > 0 else {"do_sample": False}),
+        )
+
+
+@torch.no_grad()
+def generate_batch(model: Any, prompts: Sequence[Sequence[int]], *, sampling: Sampling) -> list[list[int]]:
+    """The token ids of each prompt's answer, without the stop token.
+
+    Args:
+        model: A transformers or PEFT causal language model.
+        prompts: Token ids of each prompt; padded on the left here.
+        sampling: How to choose tokens.
+    """
+    longest = max(len(prompt) for prompt in prompts)
+    padded = [[sampling.pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    was_training = model.training
+    model.eval()
+    output = model.generate(
+        input_ids=torch.tensor(padded, device=model.device),
+        attention_mask=torch.tensor(mask, device=model.device),
+        generation_config=sampling.to_generation_config(),
+    )
+    model.train(was_training)
+    stops = set(sampling.stop_token_ids)
+    return [_until(answer, stops) for answer in output[:, longest:].tolist()]
+
+
+def _until(tokens: list[int], stops: set[int]) -> list[int]:
+    """Tokens before the first stop token."""
+    return next((tokens[:i] for i, token in enumerate(tokens) if token in stops), tokens)
+
+
+def generate_answers(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    *,
+    decode: Callable[[list[int]], str],
+    sampling: Sampling,
+    batch_size: int,
+) -> Iterator[tuple[int, str]]:
+    """Answers as they come, each with the index of its prompt; prompts of like length share a batch."""
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size]
+        answers = generate_batch(model, [prompts[i] for i in indices], sampling=sampling)
+        yield from zip(indices, map(decode, answers), strict=True)
+
+
+class GenerationMetrics(Callback):
+    """Generates answers to the validation prompts in `Trainer.validate`, and logs `val/<metric>` of them.
+
+    Not in the validations inside `Trainer.fit`, which would take many times as long. Each rank answers its share.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        references: Sequence[str],
+        *,
+        metrics: Mapping[str, Metric],
+        generate: Callable[[Any, Sequence[Sequence[int]]], Iterator[tuple[int, str]]],
+        advance: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Keep what is needed.
+
+        Args:
+            prompts: Token ids of each prompt.
+            references: The right answer to each.
+            metrics: Metrics by the name they are logged under.
+            generate: Yields index and answer for a model and prompts, as `generate_answers` does.
+            advance: Called after each answer, for a progress bar.
+        """
+        self.answers: dict[int, str] = {}
+        self._prompts = prompts
+        self._references = references
+        self._metrics = metrics
+        self._generate = generate
+        self._advance = advance
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Generate, measure and log."""
+        if trainer.state.fn != TrainerFn.VALIDATING or not self._prompts:
+            return
+        mine = list(range(trainer.global_rank, len(self._prompts), trainer.world_size))
+        self.answers = {}
+        for position, answer in self._generate(pl_module.model, [self._prompts[i] for i in mine]):
+            self.answers[mine[position]] = answer
+            self._advance()
+        for name, metric in self._metrics.items():
+            metric.reset()
+            metric.to(pl_module.device)
+            if mine:
+                metric.update([self.answers[i] for i in mine], [self._references[i] for i in mine])
+            pl_module.log(f"val/{name}", metric.compute().float())

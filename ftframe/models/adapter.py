@@ -1,0 +1,57 @@
+"""Attach, save and load adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
+
+from ftframe.errors import ConfigError, FtframeError
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def attach_adapter(base: Any, peft_config: Any, *, base_path: str, in_float32: bool) -> Any:
+    """A PEFT model with a fresh adapter over a frozen base.
+
+    Args:
+        base: The base model.
+        peft_config: A PEFT config, such as `peft.LoraConfig`.
+        base_path: What the saved adapter names as its base.
+        in_float32: Whether the adapter's weights are float32 whatever the base's type.
+    """
+    peft_config.base_model_name_or_path = base_path  # PEFT leaves None for a base that was made in code
+    return get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32)
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter in PEFT's own format."""
+    # Never the embeddings: the vocabulary is never resized, and finding that out would ask the hub.
+    model.save_pretrained(folder, save_embedding_layers=False)
+
+
+def load_adapter(base: Any, folder: Path) -> Any:
+    """A PEFT model with a saved adapter over a frozen base.
+
+    Raises:
+        ConfigError: If the folder holds no adapter.
+        FtframeError: If the adapter's tensors are not exactly those that this base has places for.
+    """
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise ConfigError(f"{folder} holds no {WEIGHTS}, so it is not an adapter.")
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = True
+    model = PeftModel.from_pretrained(base, str(folder), config=config)
+    with safe_open(weights, framework="pt") as file:
+        stored = set(file.keys())
+    expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    if stored != expected:
+        odd = sorted(stored ^ expected)
+        raise FtframeError(
+            f"The adapter in {folder} does not fit this base: {len(odd)} tensors stand on one side only, "
+            f"the first is {odd[0]}. Give the base it was trained on: {config.base_model_name_or_path}."
+        )
+    return model

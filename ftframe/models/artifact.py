@@ -1,0 +1,90 @@
+"""What a run leaves behind for others to load: an adapter or a model, its tokenizer, and how it was made.
+
+The folder is plain PEFT or transformers format; `ftframe.json` adds what those formats have no place for. It holds names
+and numbers only: nothing read from it is ever imported or called.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftframe.errors import ConfigError
+from ftframe.models.base import BaseSpec
+
+RECORD = "ftframe.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """How to use an artifact.
+
+    Attributes:
+        kind: `adapter`, or `model` after full fine-tuning.
+        base: Fields of `BaseSpec`.
+        dtype: Type of the base's weights while it was trained.
+        quant: Arguments of `BitsAndBytesConfig`, or None.
+        template: Name and arguments of the prompt template.
+        stop_token_ids: Tokens that end an answer.
+        max_new_tokens: Longest answer that was asked for in the run.
+    """
+
+    kind: str
+    base: Mapping[str, Any]
+    dtype: str
+    quant: Mapping[str, Any] | None
+    template: Mapping[str, Any]
+    stop_token_ids: list[int] = field(default_factory=list)
+    max_new_tokens: int = 128
+
+    def base_spec(self, *, path: str | None, trust_remote_code: bool) -> BaseSpec:
+        """The base model to load; trust is never taken from a file."""
+        changed = {"path": path or self.base["path"], "trust_remote_code": trust_remote_code}
+        return BaseSpec(**{**self.base, **changed})
+
+
+def write_record(record: Record, folder: Path) -> None:
+    """Put the record beside the weights."""
+    content = {"format": FORMAT, **asdict(record)}
+    content["base"] = {k: v for k, v in content["base"].items() if k != "trust_remote_code"}
+    (folder / RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(folder: Path) -> Record:
+    """The record beside the weights.
+
+    Raises:
+        ConfigError: If there is none, or it is not one that this version writes.
+    """
+    path = folder / RECORD
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content.pop("format")
+        if version != FORMAT:
+            raise ConfigError(f"{path} has format {version}; this version of ftframe reads format {FORMAT}.")
+        return Record(**content)
+    except OSError as error:
+        raise ConfigError(f"{folder} holds no {RECORD}, so it was not written by ftframe.") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
+
+
+def find_artifact(run: str) -> Path:
+    """The artifact's folder, from a run folder or that folder itself.
+
+    Raises:
+        ConfigError: If there is neither.
+    """
+    root = Path(run).expanduser()
+    for folder in (root, root / "adapter", root / "model"):
+        if (folder / RECORD).is_file():
+            return folder.resolve()
+    if not root.is_dir():
+        raise ConfigError(f"run={run} is not a folder. Give the run folder of a finished `ftframe fit`.")
+    raise ConfigError(
+        f"run={run} holds no adapter/{RECORD} and no model/{RECORD}: the run did not finish, or it is no run folder."
+    )

@@ -1,0 +1,157 @@
+"""The base model and its tokenizer: from a hub, a folder, or a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ftframe.errors import ConfigError, did_you_mean
+from ftframe.models.random_init import random_model
+
+PACKAGE_SCHEME = "pkg://"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseSpec:
+    """Everything that tells one base model from another."""
+
+    path: str
+    tokenizer: str | None = None
+    revision: str | None = None
+    init: str = "pretrained"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    attn_implementation: str = "sdpa"
+    trust_remote_code: bool = False
+    seed: int = 0
+
+
+def resolve_path(path: str, *, key: str = "model.path") -> str:
+    """A hub id as it is, a folder as an absolute path.
+
+    Raises:
+        ConfigError: If `path` names a folder that does not exist.
+    """
+    if path.startswith(PACKAGE_SCHEME):
+        package, _, folder = path.removeprefix(PACKAGE_SCHEME).partition("/")
+        try:
+            return str(files(package) / folder)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"{key}={path}: no package '{package}' is installed.") from error
+    local = Path(path).expanduser()
+    if local.is_dir():
+        return str(local.resolve())
+    if path.startswith((".", "/", "~")) or local.exists():
+        siblings = [entry.name for entry in local.parent.iterdir()] if local.parent.is_dir() else []
+        raise ConfigError(f"{key}={path} is not a folder.{did_you_mean(local.name, siblings)}")
+    return path
+
+
+def load_tokenizer(spec: BaseSpec) -> Any:
+    """The tokenizer of a base model.
+
+    Raises:
+        ConfigError: If there is none at `model.tokenizer`, or at `model.path` where that is null.
+    """
+    key = "model.tokenizer" if spec.tokenizer else "model.path"
+    path = resolve_path(spec.tokenizer or spec.path, key=key)
+    try:
+        return AutoTokenizer.from_pretrained(
+            path, revision=None if spec.tokenizer else spec.revision, trust_remote_code=spec.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"No tokenizer could be loaded from {key}={path}.\n{_first_line(error)}{_HUB_HINT}") from error
+
+
+def load_config(spec: BaseSpec) -> Any:
+    """The shape of the model, as its library's config object.
+
+    Raises:
+        ConfigError: If it cannot be read, `model.config` holds a key that this kind of model does not have, or it
+            differs from the pretrained weights' own shape.
+    """
+    if spec.init == "random" and spec.config.get("model_type"):
+        config = AutoConfig.for_model(spec.config["model_type"])
+    else:
+        config = _pretrained_config(spec)
+    for name, value in spec.config.items():
+        if not hasattr(config, name):
+            raise ConfigError(f"Unknown key 'model.config.{name}'.{did_you_mean(name, config.to_dict())}")
+        if spec.init == "random":
+            setattr(config, name, value)
+        elif getattr(config, name) != value:
+            raise ConfigError(
+                f"model.config.{name}={value}, but the weights at model.path={spec.path} have {getattr(config, name)}. "
+                "Leave it out, or build the shape without weights by model.init=random."
+            )
+    if spec.init == "random":
+        return type(config).from_dict(config.to_dict())  # derived values follow the overridden ones
+    return config
+
+
+def _pretrained_config(spec: BaseSpec) -> Any:
+    path = resolve_path(spec.path)
+    try:
+        return AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"No model could be found at model.path={path}.\n{_first_line(error)}{_HUB_HINT}") from error
+
+
+def check_vocabulary(config: Any, tokenizer: Any) -> None:
+    """Refuse a tokenizer whose ids the model has no embedding for.
+
+    Raises:
+        ConfigError: If the tokenizer is larger than the model's vocabulary.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise ConfigError(
+            f"The tokenizer has {len(tokenizer)} tokens and the model embeds {config.vocab_size}. "
+            "Choose the tokenizer of this model by model.tokenizer, or model.config.vocab_size with model.init=random."
+        )
+
+
+def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config: Any, device: torch.device) -> Any:
+    """The base model on its device, in its final number types.
+
+    Args:
+        spec: Which model.
+        dtype: Type of the weights that are not quantised.
+        quantization_config: A `transformers.BitsAndBytesConfig`, or None.
+        device: Where the weights go; only one layer at a time is ever held unquantised.
+    """
+    config = load_config(spec)
+    config.use_cache = False
+    if spec.init == "random":
+        return random_model(
+            config,
+            dtype=dtype,
+            quantization_config=quantization_config,
+            device=device,
+            attn_implementation=spec.attn_implementation,
+            seed=spec.seed,
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        resolve_path(spec.path),
+        config=config,
+        revision=spec.revision,
+        dtype=dtype,
+        quantization_config=quantization_config,
+        attn_implementation=spec.attn_implementation,
+        trust_remote_code=spec.trust_remote_code,
+        device_map={"": device},
+    )
+
+
+_HUB_HINT = (
+    "\nGive a local folder, or the id of a repository on the model hub that this machine can reach "
+    "(a gated one also needs a token: `hf auth login`)."
+)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,150 @@
+"""Train any causal language model under Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L  # noqa: N812 (the library's own abbreviation)
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ftframe.api import IGNORE_INDEX
+from ftframe.errors import FtframeError, NonFiniteError
+from ftframe.models.loss import causal_lm_loss
+
+Batch = dict[str, Any]
+
+
+class CausalLMModule(L.LightningModule):
+    """One causal language model, one loss, one optimizer.
+
+    Knows nothing of hub ids, quantisation or adapters: `build_model` returns the model ready to train.
+    """
+
+    def __init__(
+        self,
+        build_model: Callable[[torch.device], nn.Module],
+        build_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        *,
+        build_scheduler: Callable[[Optimizer], Any] | None = None,
+        tokens_per_batch: float = 1.0,
+    ) -> None:
+        """Keep the builders; nothing is built yet.
+
+        Args:
+            build_model: The model, on the device it is given.
+            build_optimizer: The optimizer of the parameters it is given; None where nothing trains.
+            build_scheduler: The learning rate's course per optimizer step.
+            tokens_per_batch: About how many supervised tokens a micro-batch holds, the same on every rank. It cancels
+                out of every gradient; it only keeps the number that goes backward near a mean loss, which float16 needs.
+        """
+        super().__init__()
+        self.strict_loading = False  # checkpoints hold only what trains; on_load_checkpoint compares the names instead
+        self.model: Any = None
+        self._build_model = build_model
+        self._build_optimizer = build_optimizer
+        self._build_scheduler = build_scheduler
+        self._tokens_per_batch = tokens_per_batch
+        self._window_loss: Tensor | float = 0.0
+        self._window_tokens = 0
+        self._sums: Tensor | None = None
+
+    def configure_model(self) -> None:
+        """Build the model on this rank's device; Lightning calls this once per stage."""
+        if self.model is None:
+            self.model = self._build_model(self.trainer.strategy.root_device)
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count on the CPU, where counting waits for no device."""
+        predicted = batch["labels"][:, 1:] != IGNORE_INDEX
+        return {**batch, "supervised_tokens": int(predicted.sum()), "tokens": int(batch["attention_mask"].sum())}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The micro-batch's summed loss, scaled by the constant that `on_before_optimizer_step` takes out again."""
+        loss = causal_lm_loss(self._logits(batch), batch["labels"])
+        self._window_loss = self._window_loss + loss.detach()
+        self._window_tokens += batch["supervised_tokens"]
+        return loss / self._tokens_per_batch
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turn summed gradients into those of the mean over all supervised tokens of the window and of all ranks.
+
+        Lightning has divided by `accumulate_grad_batches`, and DDP by the number of ranks; both are undone here. A
+        mean of micro-batch means would weigh the tokens of short batches more.
+        Source: https://github.com/Lightning-AI/pytorch-lightning/issues/20350
+
+        Raises:
+            NonFiniteError: If the loss is not a number; the weights are still those of the step before.
+            FtframeError: If no token of the window was supervised.
+        """
+        total = torch.tensor([float(self._window_loss), float(self._window_tokens)], dtype=torch.float64)
+        total = self._sum_over_ranks(total)
+        loss, tokens = total.tolist()
+        self._window_loss, self._window_tokens = 0.0, 0
+        if tokens == 0:
+            raise FtframeError(f"No supervised token in the batches of step {self.global_step}.")
+        if not torch.isfinite(total[0]):
+            raise NonFiniteError(
+                f"The loss of step {self.global_step} is {loss}. Lower optim.lr, clip with trainer.gradient_clip_val, "
+                "or compute in another type with trainer.precision."
+            )
+        scale = self._tokens_per_batch * self.trainer.accumulate_grad_batches * self.trainer.world_size / tokens
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        torch._foreach_mul_(gradients, scale)
+        self.log("train/loss", loss / tokens, prog_bar=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the sums of one pass over the validation data."""
+        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add one batch's loss, supervised tokens and right guesses to the sums."""
+        logits = self._logits(batch)
+        labels = batch["labels"][:, 1:]
+        right = (logits[:, :-1].argmax(-1) == labels).sum()  # no token id equals IGNORE_INDEX
+        loss = causal_lm_loss(logits, batch["labels"])
+        assert self._sums is not None
+        self._sums += torch.stack([loss.double(), labels.ne(IGNORE_INDEX).sum().double(), right.double()])
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss` (nats per supervised token), `val/perplexity` and `val/token_accuracy` over all ranks."""
+        assert self._sums is not None
+        loss, tokens, right = self._sum_over_ranks(self._sums).tolist()
+        mean = torch.tensor(loss / max(tokens, 1.0))
+        self.log_dict({"val/loss": mean, "val/perplexity": mean.exp(), "val/token_accuracy": right / max(tokens, 1.0)})
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over what trains, and its schedule per optimizer step."""
+        assert self._build_optimizer is not None, "this module was built to evaluate, not to train"
+        optimizer = self._build_optimizer([p for p in self.model.parameters() if p.requires_grad])
+        if self._build_scheduler is None:
+            return optimizer
+        schedule = {"scheduler": self._build_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what trains: the frozen base is not written at every save."""
+        trained = self._trained_names()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another adapter, which non-strict loading would let pass without a word."""
+        odd = sorted(self._trained_names() ^ set(checkpoint["state_dict"]))
+        if odd:
+            raise FtframeError(
+                f"The checkpoint does not fit this configuration: {len(odd)} tensors stand on one side only, "
+                f"the first is {odd[0]}. Resume with the model, peft and quant of the run that wrote it."
+            )
+
+    def _logits(self, batch: Batch) -> Tensor:
+        logits: Tensor = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        return logits
+
+    def _sum_over_ranks(self, values: Tensor) -> Tensor:
+        summed: Tensor = self.trainer.strategy.reduce(values.to(self.device), reduce_op="sum").cpu()
+        return summed
+
+    def _trained_names(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}

@@ -1,0 +1,100 @@
+"""The run folder: its name, and the files that say what was run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+import string
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ftframe.errors import ConfigError
+
+RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
+"""Set by the first process of a run, so that the ranks it starts use the same folder."""
+
+_PACKAGES = (
+    "ftframe torch lightning transformers peft bitsandbytes accelerate datasets torchmetrics hydra-core omegaconf".split()
+)
+
+
+def new_run_id() -> str:
+    """`<date>_<time>_<4 random letters>`, local time."""
+    letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(4))
+    return f"{datetime.now():%Y-%m-%d_%H-%M-%S}_{letters}"
+
+
+def is_first_rank() -> bool:
+    """Whether this process writes the run's files."""
+    return all(os.environ.get(name, "0") in ("0", "") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def create_run_folder(output_dir: str) -> Path:
+    """The run's folder, made by the first rank and found by the others.
+
+    Raises:
+        ConfigError: If the folder exists already and holds something.
+    """
+    if not is_first_rank():
+        shared = os.environ.get(RUN_DIR_VARIABLE, output_dir)
+        return Path(shared)
+    folder = Path(output_dir).expanduser().resolve()
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfigError(f"output_dir={output_dir} exists already and nothing is overwritten. Choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[RUN_DIR_VARIABLE] = str(folder)
+    return folder
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a mapping as indented JSON, whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, command line, machine and commit of this process."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "git_commit": _git_commit(),
+    }
+
+
+def sha256_of_files(folder: Path) -> dict[str, str]:
+    """Digest of each file below a folder, by its relative path."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
+
+
+def sha256(path: Path) -> str:
+    """Digest of one file, as 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Commit of the folder the command was started in, if it is a git checkout."""
+    try:
+        result = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None

@@ -1,0 +1,167 @@
+"""Types and defaults of the keys that ftframe itself owns.
+
+A node with `_target_` belongs to a library and is held against that library's own signature instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from omegaconf import MISSING
+
+
+class Init(Enum):
+    """Where the base model's weights come from."""
+
+    pretrained = "pretrained"
+    random = "random"
+
+
+class TooLong(Enum):
+    """What becomes of an example that is longer than `data.max_length`."""
+
+    error = "error"
+    drop = "drop"
+    truncate = "truncate"
+
+
+@dataclass
+class ModelConfig:
+    """The base model."""
+
+    path: str = MISSING
+    """Hub id, local folder, or `pkg://package/folder` inside an installed package."""
+    tokenizer: str | None = None
+    """Hub id or local folder; `null` takes it from `path`."""
+    revision: str | None = None
+    template: str = MISSING
+    """Prompt template that this model's users expect; `data.template.name` follows it."""
+    init: Init = Init.pretrained
+    config: dict[str, Any] = field(default_factory=dict)
+    """Shape for `init=random`, in the words of the library's own model config."""
+    dtype: str = "auto"
+    """Type of the base weights: float32, bfloat16, float16, or `auto` to follow the precision."""
+    attn_implementation: str = "sdpa"
+    trust_remote_code: bool = False
+    learning_rate: float = MISSING
+    """What suits this model's adapters; `optim.lr` follows it."""
+
+
+@dataclass
+class DataConfig:
+    """The data and how it becomes batches."""
+
+    dataset: dict[str, Any] = MISSING
+    """`name` is looked up in `ftframe.datasets`; the other keys are its arguments."""
+    template: dict[str, Any] = field(default_factory=lambda: {"name": "${model.template}"})
+    """`name` is looked up in `ftframe.prompt_templates`; the other keys are its arguments."""
+    max_length: int = 1024
+    """Tokens of one example, prompt and answer together."""
+    on_too_long: TooLong = TooLong.error
+    batch_size: int = 4
+    """Examples of one micro-batch on one device."""
+    eval_batch_size: int = 8
+    group_by_length: bool = True
+    num_workers: int = 0
+    validation_fraction: float = 0.1
+    """Share held out where the dataset brings no validation split."""
+    generate_examples: int = 200
+    """Validation examples that are answered by generation, for the text metrics; 0 for none."""
+    max_new_tokens: int = 128
+
+
+@dataclass
+class SchedulerConfig:
+    """`transformers.get_scheduler`, per optimizer step."""
+
+    name: str = MISSING
+    warmup_ratio: float = 0.0
+    """Share of all optimizer steps over which the learning rate rises from 0."""
+    specific: dict[str, Any] = field(default_factory=dict)
+    """`scheduler_specific_kwargs` of `transformers.get_scheduler`."""
+
+
+@dataclass
+class CheckpointConfig:
+    """What is kept for resuming: trained weights, optimizer and position."""
+
+    every_n_steps: int = 500
+    """Optimizer steps between two saves of `checkpoints/last.ckpt`."""
+    save_best: bool = True
+    """Also keep the step with the lowest `val/loss`."""
+
+
+@dataclass
+class FitConfig:
+    """`ftframe fit`."""
+
+    command: str = "fit"
+    seed: int = 0
+    deterministic: bool = False
+    output_dir: str = MISSING
+    ckpt_path: str | None = None
+    """Checkpoint file or run folder to go on from."""
+    baseline: bool = True
+    """Measure the untouched base first."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    require_quant: bool = False
+    """Refuse a base that is not quantised; `peft=qlora` sets it."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    quant: Any = None
+    peft: Any = None
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: Any = MISSING
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    trainer: Any = MISSING
+    logger: Any = None
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    """Further Lightning callbacks, each under a name of its own, by `_target_`."""
+
+
+@dataclass
+class EvaluateConfig:
+    """`ftframe evaluate`."""
+
+    command: str = "evaluate"
+    run: str = MISSING
+    """Run folder of a finished fit, or an adapter or model folder inside one."""
+    seed: int = 0
+    output_dir: str = MISSING
+    data: DataConfig | None = None
+    """`null` takes the validation data of the run."""
+    batch_size: int | None = None
+    """Examples of one batch; `null` takes the run's `data.eval_batch_size`."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    trainer: Any = MISSING
+
+
+@dataclass
+class PredictConfig:
+    """`ftframe predict`."""
+
+    command: str = "predict"
+    run: str = MISSING
+    """Run folder of a finished fit, or an adapter or model folder inside one."""
+    prompt: str | None = None
+    """One user message."""
+    system: str | None = None
+    """System message in front of each prompt."""
+    input: str | None = None
+    """JSON Lines file with one conversation a row, in any format that `data=jsonl` reads."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    batch_size: int = 8
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    """0 takes the likeliest token each time."""
+    top_p: float = 1.0
+    seed: int = 0
+    device: str = "auto"
+    output_dir: str = MISSING
+
+
+SCHEMAS: dict[str, type] = {"fit": FitConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}

@@ -1,0 +1,2 @@
+def fit(cfg):
+    print(cfg)
