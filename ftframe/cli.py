@@ -74,8 +74,19 @@ def _run_configured(arguments: list[str]) -> int:
         raise _unknown_command(command)
     # Lightning starts the other ranks from sys.argv, so the command has to stay in it, in Hydra's own spelling.
     sys.argv[1:] = [f"--config-name={command}", *(_quote_prompt(argument) for argument in arguments[1:])]
-    compose.run(lambda cfg: _task(command)(cfg), command)
+    compose.run(lambda cfg: _execute(command, cfg), command)
     return 0
+
+
+def _execute(command: str, cfg: Any) -> None:
+    """Show the config at once, then import the libraries and run."""
+    from ftframe import console
+
+    console.capture_library_logs()
+    console.print_config(cfg)
+    task = _task(command)
+    console.quieten_libraries()
+    task(cfg)
 
 
 def _task(command: str) -> Any:

@@ -43,11 +43,21 @@ def run(task: Callable[[Any], None], command: str) -> None:
     """
     _register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and leaving with exit code 1
+    failures: list[Exception] = []
+
+    def run_cell(cfg: DictConfig) -> None:
+        try:
+            task(check(cfg))
+        except Exception as error:  # kept from Hydra, which would stop a grid at its first failure
+            failures.append(error)
+
     main = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_PACKAGE}", config_name=command)
     try:
-        main(lambda cfg: task(check(cfg)))()
+        main(run_cell)()
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error, command)) from error
+    if failures:
+        raise failures[0]
 
 
 def _register() -> None:

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.tree import Tree
 
-from ftframe.runs import is_first_rank
+from ftframe.runs import is_first_rank, redact
 
 console = Console(quiet=not is_first_rank(), highlight=False)
 _BUFFER = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
@@ -60,8 +62,9 @@ def write_logs_to(path: Path) -> None:
     _BUFFER.capacity = 1  # from here on every record is written at once
 
 
-def print_config(config: Mapping[str, Any]) -> None:
+def print_config(cfg: DictConfig) -> None:
     """The composed configuration as a tree, one line per group."""
+    config = redact(OmegaConf.to_container(cfg, enum_to_str=True))
     tree = Tree(f"[bold]ftframe {config['command']}[/bold]")
     for group, node in config.items():
         if isinstance(node, Mapping) and node:
@@ -77,7 +80,7 @@ def _flat(node: Any) -> str:
         return "[dim],[/dim] ".join(f"{k}={_flat(v)}" if k != "_target_" else f"[green]{v}[/green]" for k, v in shown.items())
     if isinstance(node, list):
         return f"\\[{', '.join(_flat(item) for item in node)}]"
-    return str(getattr(node, "value", node))
+    return escape(str(node))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import string
 import subprocess
@@ -16,6 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import yaml
+from omegaconf import OmegaConf
+
 from ftframe.errors import ConfigError
 
 RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
@@ -24,6 +28,8 @@ RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
 _PACKAGES = (
     "ftframe torch lightning transformers peft bitsandbytes accelerate datasets torchmetrics hydra-core omegaconf".split()
 )
+
+_SECRET = re.compile(r"(^|[_.])(api_?key|password|secret|access_?token|auth_?token|hf_?token|token)$", re.IGNORECASE)
 
 
 def new_run_id() -> str:
@@ -59,6 +65,44 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     partial.replace(path)
+
+
+def write_config(folder: Path, cfg: Any) -> None:
+    """What the run was asked for: the resolved config, secrets redacted, and what was typed."""
+    if not is_first_rank():
+        return
+    redacted = redact(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    (folder / "config.yaml").write_text(yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    typed = redact_overrides([argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"])
+    (folder / "overrides.yaml").write_text(yaml.safe_dump(typed, allow_unicode=True), encoding="utf-8")
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Versions, machine, the given facts and the digest of every artifact; the last file of a run that is complete."""
+    artifacts = {
+        f"{part}/{name}": digest
+        for part in ("adapter", "model")
+        if (folder / part).is_dir()
+        for name, digest in sha256_of_files(folder / part).items()
+    }
+    write_json(folder / "manifest.json", {**environment(), **facts, "sha256": artifacts})
+
+
+def redact(node: Any, key: str = "") -> Any:
+    """The same tree with every value whose key names a secret replaced."""
+    if isinstance(node, Mapping):
+        return {name: redact(value, str(name)) for name, value in node.items()}
+    if isinstance(node, list):
+        return [redact(value, key) for value in node]
+    return "<redacted>" if node and _SECRET.search(key) else node
+
+
+def redact_overrides(overrides: list[str]) -> list[str]:
+    """The same overrides with every secret value replaced."""
+    return [
+        f"{override.partition('=')[0]}=<redacted>" if _SECRET.search(override.partition("=")[0]) else override
+        for override in overrides
+    ]
 
 
 def environment() -> dict[str, Any]:

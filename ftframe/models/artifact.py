@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ftframe.errors import ConfigError
+from ftframe.models.adapter import save_adapter
 from ftframe.models.base import BaseSpec
 
 RECORD = "ftframe.json"
@@ -45,6 +46,16 @@ class Record:
         """The base model to load; trust is never taken from a file."""
         changed = {"path": path or self.base["path"], "trust_remote_code": trust_remote_code}
         return BaseSpec(**{**self.base, **changed})
+
+
+def save_artifact(model: Any, tokenizer: Any, *, record: Record, folder: Path) -> None:
+    """Write weights, tokenizer and record into a new folder."""
+    if record.kind == "adapter":
+        save_adapter(model, folder)
+    else:
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_record(record, folder)
 
 
 def write_record(record: Record, folder: Path) -> None:

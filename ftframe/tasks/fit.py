@@ -1,2 +1,207 @@
-def fit(cfg):
-    print(cfg)
+"""`ftframe fit`: train, and measure before and after."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812 (the library's own abbreviation)
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+
+from ftframe import assembly, console, runs
+from ftframe.api import PromptTemplate
+from ftframe.data.supervision import stop_token_ids
+from ftframe.errors import ConfigError
+from ftframe.metrics.generation import GenerationMetrics, Sampling
+from ftframe.models.artifact import Record, save_artifact
+from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
+from ftframe.models.precision import Precision
+from ftframe.train.schedule import total_optimizer_steps
+from ftframe.train.throughput import Throughput
+
+
+def fit(cfg: Any) -> Path:
+    """Train as the config says, and return the run folder.
+
+    Raises:
+        ConfigError: If the config cannot be run; no model has been loaded then, and no run folder made.
+        DataError: If the data cannot be trained on; likewise.
+    """
+    started = time.perf_counter()
+    assembly.check_nodes(cfg)
+    precision = assembly.precision_of(cfg)
+    ckpt_path = find_checkpoint(cfg.ckpt_path)
+    spec = assembly.base_spec(cfg)
+    tokenizer = load_tokenizer(spec)
+    check_vocabulary(load_config(spec), tokenizer)
+    template = assembly.build_template(cfg.data.template, tokenizer)
+    data = assembly.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
+
+    folder = runs.create_run_folder(cfg.output_dir)
+    console.write_logs_to(folder / "log.txt")
+    runs.write_config(folder, cfg)
+
+    answers, throughput = _answers(cfg, data, template, tokenizer), Throughput()
+    trainer = _build_trainer(cfg, precision, folder=folder, callbacks=[answers, throughput])
+    datamodule = assembly.build_datamodule(
+        cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed
+    )
+    module = _build_module(cfg, precision, data=data, trainer=trainer)
+
+    baseline = validate(trainer, module, datamodule) if cfg.baseline else None
+    samples = {"baseline": dict(answers.answers)}
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
+    final = validate(trainer, module, datamodule)
+    samples["final"] = dict(answers.answers)
+
+    if not trainer.is_global_zero:
+        return folder
+    artifact = folder / ("model" if cfg.peft is None else "adapter")
+    record = _record(cfg, precision, template=template, tokenizer=tokenizer)
+    save_artifact(module.model, tokenizer, record=record, folder=artifact)
+    results = {
+        "baseline": baseline,
+        "final": final,
+        "optimizer_steps": trainer.global_step,
+        "parameters": _count_parameters(module.model),
+        **throughput.summary(trainer.world_size),
+        "data": data.counts,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    runs.write_json(folder / "metrics.json", results)
+    _write_samples(folder / "predictions.jsonl", data, samples)
+    runs.write_manifest(folder, {"template": record.template, "base": spec.path})
+    _report(folder, artifact, results, data=data, samples=samples)
+    return folder
+
+
+def validate(trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule) -> dict[str, float]:
+    """One pass over the validation data: loss, perplexity, token accuracy, and metrics of generated answers."""
+    results = trainer.validate(module, datamodule=datamodule, verbose=False)
+    return {name: float(value) for name, value in results[0].items()}
+
+
+def find_checkpoint(ckpt_path: str | None) -> str | None:
+    """The file to resume from.
+
+    Raises:
+        ConfigError: If it does not exist.
+    """
+    if ckpt_path is None:
+        return None
+    path = Path(ckpt_path).expanduser()
+    if ckpt_path == "last":
+        found = sorted(Path("outputs/fit").glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
+        path = found[-1] if found else Path("outputs/fit/*/checkpoints/last.ckpt")
+    elif path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise ConfigError(f"ckpt_path={ckpt_path}: there is no checkpoint {path}.")
+    return str(path)
+
+
+def _answers(cfg: Any, data: assembly.PreparedData, template: PromptTemplate, tokenizer: Any) -> GenerationMetrics:
+    sampling = Sampling(
+        stop_token_ids=stop_token_ids(template=template, tokenizer=tokenizer),
+        pad_token_id=assembly.pad_token_id(tokenizer),
+        max_new_tokens=cfg.data.max_new_tokens,
+    )
+    return assembly.generation_metrics(
+        data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=cfg.data.eval_batch_size
+    )
+
+
+def _build_trainer(cfg: Any, precision: Precision, *, folder: Path, callbacks: list[Any]) -> L.Trainer:
+    logger = assembly.build(cfg.logger, "logger") if cfg.logger is not None else False
+    checkpoints = {"dirpath": folder / "checkpoints", "enable_version_counter": False, "auto_insert_metric_name": False}
+    callbacks += [ModelCheckpoint(**checkpoints, filename="last", every_n_train_steps=cfg.checkpoint.every_n_steps)]
+    callbacks += [ModelCheckpoint(**checkpoints, filename="last", every_n_epochs=1, save_on_train_epoch_end=True)]
+    if cfg.checkpoint.save_best:
+        callbacks += [ModelCheckpoint(**checkpoints, filename="best", monitor="val/loss")]
+    if logger:
+        callbacks += [LearningRateMonitor()]
+    if cfg.trainer.enable_progress_bar:
+        callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
+    callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
+    trainer: L.Trainer = assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger, folder=folder)
+    return trainer
+
+
+def _build_module(cfg: Any, precision: Precision, *, data: assembly.PreparedData, trainer: L.Trainer) -> Any:
+    batches = -(-len(data.train) // (cfg.data.batch_size * trainer.world_size))
+    steps = total_optimizer_steps(
+        batches,
+        max_epochs=trainer.max_epochs,
+        max_steps=trainer.max_steps,
+        accumulate_grad_batches=trainer.accumulate_grad_batches,
+        limit_train_batches=cfg.trainer.limit_train_batches,
+    )
+    supervised = sum(label >= 0 for example in data.train for label in example["labels"][1:])
+    per_batch = cfg.data.batch_size * supervised / len(data.train)
+    return assembly.build_module(cfg, precision, total_steps=steps, tokens_per_batch=per_batch)
+
+
+def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, tokenizer: Any) -> Record:
+    quant = assembly.plain(cfg.quant)
+    return Record(
+        kind="model" if cfg.peft is None else "adapter",
+        base=asdict(assembly.base_spec(cfg)),
+        dtype=str(precision.base_dtype).removeprefix("torch."),
+        quant={k: v for k, v in quant.items() if not k.startswith("_")} if quant else None,
+        template=assembly.plain(cfg.data.template),
+        stop_token_ids=stop_token_ids(template=template, tokenizer=tokenizer),
+        max_new_tokens=cfg.data.max_new_tokens,
+    )
+
+
+def _count_parameters(model: Any) -> dict[str, int]:
+    """Parameters that train, and bytes that all of them take in memory."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    stored = sum(p.numel() * p.element_size() for p in model.parameters())
+    return {"trained": trained, "stored_bytes": stored}
+
+
+def _write_samples(path: Path, data: assembly.PreparedData, samples: dict[str, dict[int, str]]) -> None:
+    """One line per validation prompt: its turns, the right answer, and the answers before and after training."""
+    with path.open("w", encoding="utf-8") as file:
+        for index, conversation in enumerate(data.conversations):
+            row = {
+                "messages": [{"role": turn.role, "content": turn.content} for turn in conversation[:-1]],
+                "reference": data.references[index],
+                **{stage: answers.get(index) for stage, answers in samples.items()},
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _report(
+    folder: Path, artifact: Path, results: dict[str, Any], *, data: assembly.PreparedData, samples: Any
+) -> None:
+    """The end of the run on the console: what changed, an example, and where everything is."""
+    if data.conversations:
+        console.print_facts(
+            [
+                ("prompt", data.conversations[0][-2].content),
+                ("right answer", data.references[0]),
+                ("before", samples["baseline"].get(0, "-")),
+                ("after", samples["final"].get(0, "-")),
+            ],
+            title="A prompt it never saw",
+        )
+    console.print_results(results["baseline"], results["final"], title="Validation")
+    speed = results["tokens_per_second"]
+    console.print_facts(
+        [
+            ("optimizer steps", results["optimizer_steps"]),
+            ("tokens per second", f"{speed:,.0f}" if speed else "-"),
+            ("peak memory, GiB", results.get("peak_gpu_gib", results["peak_host_gib"])),
+            ("seconds", results["seconds"]),
+            ("run folder", folder),
+            (artifact.name, artifact),
+            ("try it", f'ftframe predict run={folder} prompt="..."'),
+        ],
+        title="Done",
+    )

@@ -1,0 +1,333 @@
+"""From nodes of the config to objects. Beside `tasks/`, the only place that sees `cfg` and calls `instantiate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+from ftframe.api import Conversation, PromptTemplate
+from ftframe.console import progress
+from ftframe.data.datamodule import SFTDataModule
+from ftframe.data.datasets import split_validation
+from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids, tokenize_conversation
+from ftframe.errors import ConfigError, DataError
+from ftframe.metrics.generation import GenerationMetrics, Sampling, generate_answers
+from ftframe.models.adapter import attach_adapter
+from ftframe.models.base import BaseSpec, build_base_model, resolve_path
+from ftframe.models.module import CausalLMModule
+from ftframe.models.precision import Precision, resolve_precision
+from ftframe.registry import datasets, metrics, prompt_templates
+from ftframe.signatures import check_arguments
+from ftframe.train.schedule import build_scheduler, check_scheduler
+
+
+def plain(node: Any) -> Any:
+    """A node as dicts, lists and plain values."""
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def check_nodes(cfg: Any) -> None:
+    """Hold every library's node against that library's own signature, before anything heavy loads.
+
+    Raises:
+        ConfigError: Naming the key that the library would not take.
+    """
+    for key in ("quant", "peft", "optim", "trainer", "logger"):
+        check_node(cfg.get(key), key)
+    for name, node in (cfg.get("callbacks") or {}).items():
+        check_node(node, f"callbacks.{name}")
+    if "scheduler" in cfg:
+        check_scheduler(cfg.scheduler.name, cfg.scheduler.warmup_ratio)
+
+
+def check_node(node: Any, key: str) -> None:
+    """Hold one node with a `_target_` against its target's signature.
+
+    Raises:
+        ConfigError: As `check_nodes`, or if the target cannot be imported.
+    """
+    if node is None:
+        return
+    arguments = plain(node)
+    name = arguments.pop("_target_", None)
+    if name is None:
+        raise ConfigError(f"{key}._target_ is missing: it names the class that {key} builds.")
+    try:
+        target = get_object(name)
+    except Exception as error:  # whatever the import raises
+        raise ConfigError(f"{key}._target_={name} cannot be imported: {error}") from error
+    is_partial = arguments.pop("_partial_", False)
+    check_arguments(target, arguments, key=key, partial=is_partial)
+
+
+def build(node: Any, key: str, **further: Any) -> Any:
+    """The object of a node with a `_target_`.
+
+    Raises:
+        ConfigError: If its class refuses the arguments or a package of its own is missing.
+    """
+    try:
+        return instantiate(node, _convert_="all", **further)
+    except Exception as error:
+        cause = error.__cause__ or error
+        hint = f"\nInstall what it needs: pip install 'ftframe[{_extra(node)}]'" if _is_import(cause) else ""
+        raise ConfigError(f"{key}: {type(cause).__name__}: {cause}{hint}") from error
+
+
+def _is_import(error: BaseException) -> bool:
+    return isinstance(error, ImportError)
+
+
+def _extra(node: Any) -> str:
+    """The optional extra that a logger belongs to."""
+    return str(node["_target_"]).rpartition(".")[2].removesuffix("Logger").lower()
+
+
+def on_gpu(accelerator: str) -> bool:
+    """Whether Lightning's `accelerator` flag means a CUDA device on this machine."""
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+
+
+def base_spec(cfg: Any) -> BaseSpec:
+    """Which base model the config asks for; a local folder becomes absolute, so that it is found again."""
+    model = cfg.model
+    path = model.path if model.path.startswith("pkg://") else _absolute(model.path, model.init.value)
+    return BaseSpec(
+        path=path,
+        tokenizer=model.tokenizer,
+        revision=model.revision,
+        init=model.init.value,
+        config=plain(model.config),
+        attn_implementation=model.attn_implementation,
+        trust_remote_code=model.trust_remote_code,
+        seed=cfg.seed,
+    )
+
+
+def _absolute(path: str, init: str) -> str:
+    return path if init == "random" else resolve_path(path)
+
+
+def precision_of(cfg: Any) -> Precision:
+    """The number types of a run."""
+    return resolve_precision(
+        str(cfg.trainer.precision),
+        cfg.model.dtype,
+        trains_base=cfg.peft is None,
+        on_gpu=on_gpu(cfg.trainer.accelerator),
+    )
+
+
+def build_template(node: Any, tokenizer: Any) -> PromptTemplate:
+    """The prompt template by name.
+
+    Raises:
+        PluginError: If no package registers the name.
+    """
+    template: PromptTemplate = prompt_templates.build(plain(node), key="data.template", tokenizer=tokenizer)
+    return template
+
+
+@dataclass
+class PreparedData:
+    """Tokenised data, and what became of its rows.
+
+    Attributes:
+        train: Examples with `input_ids` and `labels`.
+        validation: The same for the held-out part.
+        prompts: Token ids of the validation prompts that are answered by generation.
+        references: The right answer to each of these prompts.
+        conversations: Where each of these prompts comes from.
+        counts: Rows read, dropped and truncated, by name.
+    """
+
+    train: list[dict[str, list[int]]]
+    validation: list[dict[str, list[int]]]
+    prompts: list[list[int]] = field(default_factory=list)
+    references: list[str] = field(default_factory=list)
+    conversations: list[Conversation] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def prepare_data(data: Any, template: PromptTemplate, *, tokenizer: Any, seed: int, train: bool = True) -> PreparedData:
+    """Read, split, tokenise and check the data of a config's `data` node.
+
+    Raises:
+        DataError: If a row cannot be learnt from, or nothing is left.
+        ConfigError: If an argument of the dataset is wrong.
+    """
+    splits = datasets.build(plain(data.dataset), key="data.dataset")
+    validation = splits.get("validation")
+    training: Sequence[Conversation] = splits["train"]
+    if validation is None:
+        training, validation = split_validation(training, fraction=data.validation_fraction, seed=seed)
+    prepared = PreparedData([], [])
+    tokenize = partial(_tokenize_split, data=data, template=template, tokenizer=tokenizer, counts=prepared.counts)
+    if train:
+        prepared.train = tokenize("train", training)
+    prepared.validation = tokenize("validation", validation)
+    answered = [c for c in validation if c[-1].role == "assistant" and len(c) > 1][: data.generate_examples]
+    for conversation in answered:
+        prepared.conversations.append(conversation)
+        prepared.prompts.append(prompt_ids(conversation, template=template, tokenizer=tokenizer))
+        prepared.references.append(conversation[-1].content)
+    return prepared
+
+
+def _tokenize_split(
+    split: str, conversations: Sequence[Conversation], *, data: Any, template: Any, tokenizer: Any, counts: dict[str, int]
+) -> list[dict[str, list[int]]]:
+    counts[f"{split}_rows"] = len(conversations)
+    examples = []
+    with progress(f"tokenise {split}", total=len(conversations), visible=len(conversations) > 1000) as advance:
+        for row, conversation in enumerate(conversations, start=1):
+            example = tokenize_conversation(conversation, template=template, tokenizer=tokenizer)
+            advance()
+            if len(example["input_ids"]) > data.max_length:
+                example = _shorten(example, data, f"{split} row {row}", counts)
+            if example is not None:
+                examples.append(example)
+    if not examples:
+        raise DataError(f"No example is left in {split}: all are longer than data.max_length={data.max_length} tokens.")
+    check_supervision(
+        examples, tokenizer=tokenizer, stop_ids=stop_token_ids(template=template, tokenizer=tokenizer), split=split
+    )
+    return examples
+
+
+def _shorten(example: Any, data: Any, row: str, counts: dict[str, int]) -> Any:
+    """What `data.on_too_long` asks for; None to drop the example."""
+    length, choice = len(example["input_ids"]), data.on_too_long.value
+    if choice == "error":
+        raise DataError(
+            f"{row} has {length} tokens, more than data.max_length={data.max_length}. "
+            "Raise data.max_length, or set data.on_too_long=drop or truncate."
+        )
+    cut = {name: values[: data.max_length] for name, values in example.items()}
+    learns = any(label >= 0 for label in cut["labels"][1:])
+    outcome = "truncated" if choice == "truncate" and learns else "dropped"
+    counts[f"{outcome}_as_too_long"] = counts.get(f"{outcome}_as_too_long", 0) + 1
+    return cut if outcome == "truncated" else None
+
+
+def build_datamodule(data: Any, prepared: PreparedData, *, pad_token_id: int, seed: int) -> SFTDataModule:
+    """The batches of prepared data."""
+    return SFTDataModule(
+        prepared.train,
+        prepared.validation,
+        batch_size=data.batch_size,
+        eval_batch_size=data.eval_batch_size,
+        pad_token_id=pad_token_id,
+        seed=seed,
+        num_workers=data.num_workers,
+        group_by_length=data.group_by_length,
+    )
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """What fills up rows: any id will do, since padding is masked by length and never by id."""
+    return int(next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None))
+
+
+def build_module(cfg: Any, precision: Precision, *, total_steps: int, tokens_per_batch: float) -> CausalLMModule:
+    """The LightningModule of a training run; its model is built when Lightning says on which device."""
+    schedule = partial(
+        build_scheduler,
+        name=cfg.scheduler.name,
+        warmup_ratio=cfg.scheduler.warmup_ratio,
+        total_steps=total_steps,
+        specific=plain(cfg.scheduler.specific),
+    )
+    return CausalLMModule(
+        partial(build_model, cfg, precision),
+        partial(build_optimizer, cfg.optim),
+        build_scheduler=schedule,
+        tokens_per_batch=tokens_per_batch,
+    )
+
+
+def build_model(cfg: Any, precision: Precision, device: torch.device) -> Any:
+    """The model ready to train: base, quantised or not, and adapter, if any."""
+    spec = base_spec(cfg)
+    quantization_config = build(cfg.quant, "quant") if cfg.quant is not None else None
+    with progress(f"load {spec.path}", visible=device.type != "cpu" or spec.init == "random"):
+        model = build_base_model(
+            spec, dtype=precision.base_dtype, quantization_config=quantization_config, device=device
+        )
+    if cfg.peft is not None:
+        path = spec.path if spec.init == "random" else resolve_path(spec.path)
+        torch.manual_seed(cfg.seed)  # the adapter's first weights do not depend on how the base was built
+        model = attach_adapter(
+            model, build(cfg.peft, "peft"), base_path=path, in_float32=precision.adapters_in_float32
+        )
+    if cfg.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model.train()  # from_pretrained leaves dropout and checkpointing off
+
+
+def build_optimizer(node: Any, parameters: Sequence[torch.nn.Parameter]) -> Any:
+    """The optimizer; weight decay reaches matrices only, not norms and biases, as is usual."""
+    matrices = [p for p in parameters if p.ndim >= 2]
+    others = [p for p in parameters if p.ndim < 2]
+    groups: list[dict[str, Any]] = [{"params": matrices}]
+    if others:
+        groups.append({"params": others, "weight_decay": 0.0})
+    return build(node, "optim")(groups)
+
+
+def build_metrics(nodes: Sequence[Any]) -> dict[str, Any]:
+    """Text metrics by the name they are logged under."""
+    return {node["name"]: metrics.build(plain(node), key=f"metrics[{i}]") for i, node in enumerate(nodes)}
+
+
+def generation_metrics(
+    prepared: PreparedData, nodes: Sequence[Any], *, tokenizer: Any, sampling: Sampling, batch_size: int
+) -> GenerationMetrics:
+    """The callback that answers the validation prompts."""
+    return GenerationMetrics(
+        prepared.prompts,
+        prepared.references,
+        metrics=build_metrics(nodes),
+        generate=answerer(tokenizer, sampling, batch_size=batch_size),
+    )
+
+
+def answerer(
+    tokenizer: Any, sampling: Sampling, *, batch_size: int
+) -> Callable[[Any, Sequence[Sequence[int]]], Iterator[tuple[int, str]]]:
+    """A function from a model and prompts to answers, with a progress bar."""
+    decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def answer(model: Any, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, str]]:
+        with progress("generate answers", total=len(prompts)) as advance:
+            answers = generate_answers(model, prompts, decode=decode, sampling=sampling, batch_size=batch_size)
+            for pair in answers:
+                advance()
+                yield pair
+
+    return answer
+
+
+def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any, folder: Path) -> Any:
+    """Lightning's Trainer with the flags of `cfg.trainer`."""
+    return build(
+        cfg.trainer,
+        "trainer",
+        precision=precision.trainer,
+        callbacks=callbacks,
+        logger=logger,
+        default_root_dir=str(folder),
+        deterministic=cfg.get("deterministic", False),
+    )
+
+
+def record_fields(spec: BaseSpec) -> Mapping[str, Any]:
+    """A base model's fields for an artifact's record."""
+    return asdict(spec)
