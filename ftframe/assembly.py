@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -328,6 +328,7 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
     )
 
 
-def record_fields(spec: BaseSpec) -> Mapping[str, Any]:
-    """A base model's fields for an artifact's record."""
-    return asdict(spec)
+def validate(trainer: Any, module: CausalLMModule, datamodule: SFTDataModule) -> dict[str, float]:
+    """One pass over the validation data: loss, perplexity, token accuracy, and metrics of generated answers."""
+    results = trainer.validate(module, datamodule=datamodule, verbose=False)
+    return {name: float(value) for name, value in results[0].items()}

@@ -115,5 +115,11 @@ def print_facts(facts: Iterable[tuple[str, Any]], *, title: str) -> None:
     """Two columns of names and values."""
     table = Table(title=title, title_justify="left", show_header=False)
     for name, value in facts:
-        table.add_row(name, str(value), style=None)
+        table.add_row(name, escape(str(value)))
     console.print(table, soft_wrap=True)
+
+
+def print_turn(prompt: str, answer: str) -> None:
+    """One prompt and its answer."""
+    console.print(f"[dim]>[/dim] {escape(prompt)}", soft_wrap=True)
+    console.print(f"[bold]{escape(answer)}[/bold]\n", soft_wrap=True)

@@ -11,7 +11,7 @@ import secrets
 import string
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from ftframe.api import Conversation
 from ftframe.errors import ConfigError
 
 RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
@@ -75,6 +76,22 @@ def write_config(folder: Path, cfg: Any) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True), encoding="utf-8")
     typed = redact_overrides([argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"])
     (folder / "overrides.yaml").write_text(yaml.safe_dump(typed, allow_unicode=True), encoding="utf-8")
+
+
+def write_samples(
+    path: Path, conversations: Sequence[Conversation], *, answers: Mapping[str, Mapping[int, str]]
+) -> None:
+    """One line per prompt: its turns, the right answer where it is known, and the model's answer at each stage."""
+    with path.open("w", encoding="utf-8") as file:
+        for index, conversation in enumerate(conversations):
+            has_answer = conversation[-1].role == "assistant"
+            turns = conversation[:-1] if has_answer else conversation
+            row = {
+                "messages": [{"role": turn.role, "content": turn.content} for turn in turns],
+                **({"reference": conversation[-1].content} if has_answer else {}),
+                **{stage: texts.get(index) for stage, texts in answers.items()},
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -129,13 +129,16 @@ class EvaluateConfig:
 
     command: str = "evaluate"
     run: str = MISSING
-    """Run folder of a finished fit, or an adapter or model folder inside one."""
+    """Run folder of a finished fit, or an adapter or model folder."""
+    base: str | None = None
+    """Where the base model is now, if not where it was in training."""
+    trust_remote_code: bool = False
     seed: int = 0
     output_dir: str = MISSING
     data: DataConfig | None = None
     """`null` takes the validation data of the run."""
     batch_size: int | None = None
-    """Examples of one batch; `null` takes the run's `data.eval_batch_size`."""
+    """Examples of one batch; `null` takes `data.eval_batch_size`."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     trainer: Any = MISSING
 
@@ -146,21 +149,27 @@ class PredictConfig:
 
     command: str = "predict"
     run: str = MISSING
-    """Run folder of a finished fit, or an adapter or model folder inside one."""
+    """Run folder of a finished fit, or an adapter or model folder."""
+    base: str | None = None
+    """Where the base model is now, if not where it was in training."""
+    trust_remote_code: bool = False
     prompt: str | None = None
     """One user message."""
     system: str | None = None
-    """System message in front of each prompt."""
+    """System message in front of `prompt`."""
     input: str | None = None
     """JSON Lines file with one conversation a row, in any format that `data=jsonl` reads."""
     columns: dict[str, Any] = field(default_factory=dict)
+    """As `data.dataset.columns`."""
     batch_size: int = 8
-    max_new_tokens: int = 256
+    max_new_tokens: int | None = None
+    """Tokens of the longest answer; `null` takes what the run was validated with."""
     temperature: float = 0.0
     """0 takes the likeliest token each time."""
     top_p: float = 1.0
     seed: int = 0
-    device: str = "auto"
+    accelerator: str = "auto"
+    """`auto`, `cpu` or `gpu`."""
     output_dir: str = MISSING
 
 

@@ -12,9 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
 from ftframe.errors import ConfigError
-from ftframe.models.adapter import save_adapter
-from ftframe.models.base import BaseSpec
+from ftframe.models.adapter import load_adapter, save_adapter
+from ftframe.models.base import BaseSpec, build_base_model
+from ftframe.models.precision import DTYPES
 
 RECORD = "ftframe.json"
 FORMAT = 1
@@ -56,6 +60,41 @@ def save_artifact(model: Any, tokenizer: Any, *, record: Record, folder: Path) -
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_record(record, folder)
+
+
+def load_artifact(folder: Path, record: Record, *, base: BaseSpec, device: torch.device) -> Any:
+    """The trained model, ready to answer: the base as it was in training, under its adapter.
+
+    Args:
+        folder: The artifact's folder.
+        record: What stands in it.
+        base: The base model to put an adapter on; a fully fine-tuned model has none.
+        device: Where the weights go.
+
+    Raises:
+        ConfigError: If the base or the weights cannot be found.
+        FtframeError: If the adapter does not fit the base.
+    """
+    dtype = DTYPES[record.dtype]
+    if record.kind == "model":
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=base.trust_remote_code, device_map={"": device}
+        ).eval()
+    quantization_config = BitsAndBytesConfig(**record.quant) if record.quant else None
+    model = build_base_model(base, dtype=dtype, quantization_config=quantization_config, device=device)
+    return load_adapter(model, folder).eval()
+
+
+def load_artifact_tokenizer(folder: Path) -> Any:
+    """The tokenizer that was saved beside the weights.
+
+    Raises:
+        ConfigError: If it does not load.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder} holds no tokenizer that loads: {error}") from error
 
 
 def write_record(record: Record, folder: Path) -> None:

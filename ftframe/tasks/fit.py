@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -51,11 +50,11 @@ def fit(cfg: Any) -> Path:
     )
     module = _build_module(cfg, precision, data=data, trainer=trainer)
 
-    baseline = validate(trainer, module, datamodule) if cfg.baseline else None
+    baseline = assembly.validate(trainer, module, datamodule) if cfg.baseline else None
     samples = {"baseline": dict(answers.answers)}
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
-    final = validate(trainer, module, datamodule)
+    final = assembly.validate(trainer, module, datamodule)
     samples["final"] = dict(answers.answers)
 
     if not trainer.is_global_zero:
@@ -73,16 +72,10 @@ def fit(cfg: Any) -> Path:
         "seconds": round(time.perf_counter() - started, 1),
     }
     runs.write_json(folder / "metrics.json", results)
-    _write_samples(folder / "predictions.jsonl", data, samples)
+    runs.write_samples(folder / "predictions.jsonl", data.conversations, answers=samples)
     runs.write_manifest(folder, {"template": record.template, "base": spec.path})
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
-
-
-def validate(trainer: L.Trainer, module: L.LightningModule, datamodule: L.LightningDataModule) -> dict[str, float]:
-    """One pass over the validation data: loss, perplexity, token accuracy, and metrics of generated answers."""
-    results = trainer.validate(module, datamodule=datamodule, verbose=False)
-    return {name: float(value) for name, value in results[0].items()}
 
 
 def find_checkpoint(ckpt_path: str | None) -> str | None:
@@ -163,18 +156,6 @@ def _count_parameters(model: Any) -> dict[str, int]:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     stored = sum(p.numel() * p.element_size() for p in model.parameters())
     return {"trained": trained, "stored_bytes": stored}
-
-
-def _write_samples(path: Path, data: assembly.PreparedData, samples: dict[str, dict[int, str]]) -> None:
-    """One line per validation prompt: its turns, the right answer, and the answers before and after training."""
-    with path.open("w", encoding="utf-8") as file:
-        for index, conversation in enumerate(data.conversations):
-            row = {
-                "messages": [{"role": turn.role, "content": turn.content} for turn in conversation[:-1]],
-                "reference": data.references[index],
-                **{stage: answers.get(index) for stage, answers in samples.items()},
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _report(

@@ -1,0 +1,90 @@
+"""`ftframe evaluate`: measure a finished run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812 (the library's own abbreviation)
+import yaml
+from lightning.pytorch.callbacks import RichProgressBar
+from omegaconf import OmegaConf
+
+from ftframe import assembly, console, runs
+from ftframe.errors import ConfigError
+from ftframe.metrics.generation import Sampling
+from ftframe.models.artifact import Record, find_artifact, load_artifact, load_artifact_tokenizer, read_record
+from ftframe.models.module import CausalLMModule
+from ftframe.models.precision import resolve_precision
+from ftframe.schema import DataConfig
+
+
+def evaluate(cfg: Any) -> Path:
+    """Measure a run on its own validation data or on `data=...`, and return the folder with `metrics.json`.
+
+    Raises:
+        ConfigError: If `run` is no finished run, or there is no data to measure on.
+        DataError: If the data cannot be read.
+    """
+    assembly.check_nodes(cfg)
+    artifact = find_artifact(cfg.run)
+    record = read_record(artifact)
+    data_config = cfg.data if cfg.data is not None else data_of_run(artifact.parent)
+    tokenizer = load_artifact_tokenizer(artifact)
+    template = assembly.build_template(record.template, tokenizer)
+    seed = seed_of_run(artifact.parent, default=cfg.seed)
+    data = assembly.prepare_data(data_config, template, tokenizer=tokenizer, seed=seed, train=False)
+    batch_size = cfg.batch_size or data_config.eval_batch_size
+
+    folder = runs.create_run_folder(cfg.output_dir)
+    console.write_logs_to(folder / "log.txt")
+    runs.write_config(folder, cfg)
+    sampling = Sampling(record.stop_token_ids, assembly.pad_token_id(tokenizer), data_config.max_new_tokens)
+    answers = assembly.generation_metrics(
+        data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=batch_size
+    )
+    base = record.base_spec(path=cfg.base, trust_remote_code=cfg.trust_remote_code)
+    module = CausalLMModule(lambda device: load_artifact(artifact, record, base=base, device=device))
+    trainer = _build_trainer(cfg, record, folder=folder, callbacks=[answers])
+    data_config.eval_batch_size = batch_size
+    datamodule = assembly.build_datamodule(data_config, data, pad_token_id=sampling.pad_token_id, seed=seed)
+    results = assembly.validate(trainer, module, datamodule)
+    if trainer.is_global_zero:
+        runs.write_json(folder / "metrics.json", {"final": results, "data": data.counts, "artifact": str(artifact)})
+        runs.write_samples(folder / "predictions.jsonl", data.conversations, answers={"final": answers.answers})
+        runs.write_manifest(folder, {"artifact": str(artifact), "artifact_sha256": runs.sha256_of_files(artifact)})
+        console.print_results(None, results, title="Validation")
+        console.print_facts([("run folder", folder), ("artifact", artifact)], title="Done")
+    return folder
+
+
+def data_of_run(run: Path) -> Any:
+    """The `data` node that a run was trained with.
+
+    Raises:
+        ConfigError: If the folder has no config, as beside an adapter that was copied away from its run.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"There is no {path}, so the data is not known. Choose it by data=..., such as data=jsonl.")
+    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return OmegaConf.merge(OmegaConf.structured(DataConfig), saved["data"])
+
+
+def seed_of_run(run: Path, *, default: int) -> int:
+    """The run's seed, which decides the rows that were held out; `default` where there is no run folder."""
+    path = run / "config.yaml"
+    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["seed"]) if path.is_file() else default
+
+
+def _build_trainer(cfg: Any, record: Record, *, folder: Path, callbacks: list[Any]) -> L.Trainer:
+    precision = resolve_precision(
+        str(cfg.trainer.precision),
+        record.dtype,
+        trains_base=record.kind == "model",
+        on_gpu=assembly.on_gpu(cfg.trainer.accelerator),
+    )
+    if cfg.trainer.enable_progress_bar:
+        callbacks = [*callbacks, RichProgressBar()]
+    trainer: L.Trainer = assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=False, folder=folder)
+    return trainer
