@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from ftframe.api import Conversation, PromptTemplate
 from ftframe.console import progress
-from ftframe.data.datamodule import SFTDataModule
+from ftframe.data.datamodule import Loading, SFTDataModule
 from ftframe.data.datasets import split_validation
 from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids, tokenize_conversation
 from ftframe.errors import ConfigError, DataError
@@ -164,10 +164,9 @@ def prepare_data(data: Any, template: PromptTemplate, *, tokenizer: Any, seed: i
         ConfigError: If an argument of the dataset is wrong.
     """
     splits = datasets.build(plain(data.dataset), key="data.dataset")
-    validation = splits.get("validation")
-    training: Sequence[Conversation] = splits["train"]
-    if validation is None:
-        training, validation = split_validation(training, fraction=data.validation_fraction, seed=seed)
+    if "validation" not in splits:
+        splits = split_validation(splits["train"], fraction=data.validation_fraction, seed=seed)
+    training, validation = splits["train"], splits["validation"]
     prepared = PreparedData([], [])
     tokenize = partial(_tokenize_split, data=data, template=template, tokenizer=tokenizer, counts=prepared.counts)
     if train:
@@ -182,7 +181,13 @@ def prepare_data(data: Any, template: PromptTemplate, *, tokenizer: Any, seed: i
 
 
 def _tokenize_split(
-    split: str, conversations: Sequence[Conversation], *, data: Any, template: Any, tokenizer: Any, counts: dict[str, int]
+    split: str,
+    conversations: Sequence[Conversation],
+    *,
+    data: Any,
+    template: Any,
+    tokenizer: Any,
+    counts: dict[str, int],
 ) -> list[dict[str, list[int]]]:
     counts[f"{split}_rows"] = len(conversations)
     examples = []
@@ -222,12 +227,14 @@ def build_datamodule(data: Any, prepared: PreparedData, *, pad_token_id: int, se
     return SFTDataModule(
         prepared.train,
         prepared.validation,
-        batch_size=data.batch_size,
-        eval_batch_size=data.eval_batch_size,
         pad_token_id=pad_token_id,
-        seed=seed,
-        num_workers=data.num_workers,
-        group_by_length=data.group_by_length,
+        loading=Loading(
+            batch_size=data.batch_size,
+            validation_batch_size=data.eval_batch_size,
+            seed=seed,
+            num_workers=data.num_workers,
+            group_by_length=data.group_by_length,
+        ),
     )
 
 
@@ -264,9 +271,7 @@ def build_model(cfg: Any, precision: Precision, device: torch.device) -> Any:
     if cfg.peft is not None:
         path = spec.path if spec.init == "random" else resolve_path(spec.path)
         torch.manual_seed(cfg.seed)  # the adapter's first weights do not depend on how the base was built
-        model = attach_adapter(
-            model, build(cfg.peft, "peft"), base_path=path, in_float32=precision.adapters_in_float32
-        )
+        model = attach_adapter(model, build(cfg.peft, "peft"), base_path=path, in_float32=precision.adapters_in_float32)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model.train()  # from_pretrained leaves dropout and checkpointing off

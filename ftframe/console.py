@@ -67,9 +67,7 @@ def print_config(cfg: DictConfig) -> None:
     config = redact(OmegaConf.to_container(cfg, enum_to_str=True))
     tree = Tree(f"[bold]ftframe {config['command']}[/bold]")
     for group, node in config.items():
-        if isinstance(node, Mapping) and node:
-            tree.add(f"[cyan]{group}[/cyan]  {_flat(node)}")
-        elif node not in (None, {}, []) and group != "command":
+        if (isinstance(node, Mapping) and node) or (node not in (None, {}, []) and group != "command"):
             tree.add(f"[cyan]{group}[/cyan]  {_flat(node)}")
     console.print(tree)
 
@@ -77,7 +75,9 @@ def print_config(cfg: DictConfig) -> None:
 def _flat(node: Any) -> str:
     if isinstance(node, Mapping):
         shown = {k: v for k, v in node.items() if v not in (None, {}, []) and not str(k).startswith("_partial")}
-        return "[dim],[/dim] ".join(f"{k}={_flat(v)}" if k != "_target_" else f"[green]{v}[/green]" for k, v in shown.items())
+        return "[dim],[/dim] ".join(
+            f"{k}={_flat(v)}" if k != "_target_" else f"[green]{v}[/green]" for k, v in shown.items()
+        )
     if isinstance(node, list):
         return f"\\[{', '.join(_flat(item) for item in node)}]"
     return escape(str(node))

@@ -27,9 +27,18 @@ RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
 """Set by the first process of a run, so that the ranks it starts use the same folder."""
 
 _PACKAGES = (
-    "ftframe torch lightning transformers peft bitsandbytes accelerate datasets torchmetrics hydra-core omegaconf".split()
+    "ftframe",
+    "torch",
+    "lightning",
+    "transformers",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "torchmetrics",
+    "hydra-core",
+    "omegaconf",
 )
-
 _SECRET = re.compile(r"(^|[_.])(api_?key|password|secret|access_?token|auth_?token|hf_?token|token)$", re.IGNORECASE)
 
 

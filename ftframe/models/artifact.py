@@ -1,7 +1,7 @@
 """What a run leaves behind for others to load: an adapter or a model, its tokenizer, and how it was made.
 
-The folder is plain PEFT or transformers format; `ftframe.json` adds what those formats have no place for. It holds names
-and numbers only: nothing read from it is ever imported or called.
+The folder is plain PEFT or transformers format; `ftframe.json` adds what those formats have no place for. It holds
+names and numbers only: nothing read from it is ever imported or called.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ def load_tokenizer(spec: BaseSpec) -> Any:
             path, revision=None if spec.tokenizer else spec.revision, trust_remote_code=spec.trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(f"No tokenizer could be loaded from {key}={path}.\n{_first_line(error)}{_HUB_HINT}") from error
+        raise ConfigError(
+            f"No tokenizer could be loaded from {key}={path}.\n{_first_line(error)}{_HUB_HINT}"
+        ) from error
 
 
 def load_config(spec: BaseSpec) -> Any:

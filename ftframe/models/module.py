@@ -38,7 +38,7 @@ class CausalLMModule(L.LightningModule):
             build_optimizer: The optimizer of the parameters it is given; None where nothing trains.
             build_scheduler: The learning rate's course per optimizer step.
             tokens_per_batch: About how many supervised tokens a micro-batch holds, the same on every rank. It cancels
-                out of every gradient; it only keeps the number that goes backward near a mean loss, which float16 needs.
+                out of every gradient; it only keeps what goes backward near a mean loss, which float16 needs.
         """
         super().__init__()
         self.strict_loading = False  # checkpoints hold only what trains; on_load_checkpoint compares the names instead

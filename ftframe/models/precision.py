@@ -44,7 +44,9 @@ def resolve_precision(precision: str, dtype: str, *, trains_base: bool, on_gpu: 
             f"Allowed: {', '.join(PRECISIONS)}."
         )
     if dtype != "auto" and dtype not in DTYPES:
-        raise ConfigError(f"Unknown model.dtype={dtype}.{did_you_mean(dtype, DTYPES)}\nAllowed: auto, {', '.join(DTYPES)}.")
+        raise ConfigError(
+            f"Unknown model.dtype={dtype}.{did_you_mean(dtype, DTYPES)}\nAllowed: auto, {', '.join(DTYPES)}."
+        )
     if precision == "auto":
         precision = _best_precision(on_gpu)
     if precision == "16-mixed" and not on_gpu:

@@ -69,9 +69,7 @@ def quantised_linear(linear: nn.Linear, quantization_config: Any) -> nn.Module:
             *shape, bias=has_bias, has_fp16_weights=False, threshold=threshold, device="meta"
         )
         codes, scales, _ = bnb.functional.int8_vectorwise_quant(weight.to(torch.float16))
-        quantised.weight = bnb.nn.Int8Params(
-            codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales
-        )
+        quantised.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
     if has_bias:
         quantised.bias = nn.Parameter(linear.bias.data, requires_grad=False)
     return quantised
@@ -84,7 +82,9 @@ def _names_kept(model: Any, quantization_config: Any) -> set[str]:
     skip = quantization_config.llm_int8_skip_modules or []
     output = model.get_output_embeddings()
     return {
-        name for name, module in model.named_modules() if module is output or any(part in name.split(".") for part in skip)
+        name
+        for name, module in model.named_modules()
+        if module is output or any(part in name.split(".") for part in skip)
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 
 from ftframe import assembly, console, runs
 from ftframe.api import PromptTemplate
@@ -18,6 +18,7 @@ from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import Record, save_artifact
 from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.precision import Precision
+from ftframe.train.checkpointing import build_checkpoints
 from ftframe.train.schedule import total_optimizer_steps
 from ftframe.train.throughput import Throughput
 
@@ -45,9 +46,7 @@ def fit(cfg: Any) -> Path:
 
     answers, throughput = _answers(cfg, data, template, tokenizer), Throughput()
     trainer = _build_trainer(cfg, precision, folder=folder, callbacks=[answers, throughput])
-    datamodule = assembly.build_datamodule(
-        cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed
-    )
+    datamodule = assembly.build_datamodule(cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed)
     module = _build_module(cfg, precision, data=data, trainer=trainer)
 
     baseline = assembly.validate(trainer, module, datamodule) if cfg.baseline else None
@@ -110,11 +109,9 @@ def _answers(cfg: Any, data: assembly.PreparedData, template: PromptTemplate, to
 
 def _build_trainer(cfg: Any, precision: Precision, *, folder: Path, callbacks: list[Any]) -> L.Trainer:
     logger = assembly.build(cfg.logger, "logger") if cfg.logger is not None else False
-    checkpoints = {"dirpath": folder / "checkpoints", "enable_version_counter": False, "auto_insert_metric_name": False}
-    callbacks += [ModelCheckpoint(**checkpoints, filename="last", every_n_train_steps=cfg.checkpoint.every_n_steps)]
-    callbacks += [ModelCheckpoint(**checkpoints, filename="last", every_n_epochs=1, save_on_train_epoch_end=True)]
-    if cfg.checkpoint.save_best:
-        callbacks += [ModelCheckpoint(**checkpoints, filename="best", monitor="val/loss")]
+    callbacks += build_checkpoints(
+        folder / "checkpoints", every_n_steps=cfg.checkpoint.every_n_steps, save_best=cfg.checkpoint.save_best
+    )
     if logger:
         callbacks += [LearningRateMonitor()]
     if cfg.trainer.enable_progress_bar:

@@ -64,7 +64,11 @@ def build_scheduler(
     """
     warmup = math.ceil(total_steps * warmup_ratio)
     return get_scheduler(
-        name, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps, scheduler_specific_kwargs=dict(specific)
+        name,
+        optimizer,
+        num_warmup_steps=warmup,
+        num_training_steps=total_steps,
+        scheduler_specific_kwargs=dict(specific),
     )
 
 
@@ -76,6 +80,8 @@ def check_scheduler(name: str, warmup_ratio: float) -> None:
     """
     allowed = [kind.value for kind in SchedulerType]
     if name not in allowed:
-        raise ConfigError(f"Unknown scheduler.name={name}.{did_you_mean(name, allowed)}\nAllowed: {', '.join(allowed)}.")
+        raise ConfigError(
+            f"Unknown scheduler.name={name}.{did_you_mean(name, allowed)}\nAllowed: {', '.join(allowed)}."
+        )
     if not 0.0 <= warmup_ratio <= 1.0:
         raise ConfigError(f"scheduler.warmup_ratio={warmup_ratio} is no share of the run: give 0 to 1.")

@@ -31,7 +31,9 @@ class Throughput(Callback):
         self._step = 0
         self._started: float | None = None
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Count the batch's tokens, which the module counted on the CPU."""
         self._window_tokens += batch["tokens"]
 

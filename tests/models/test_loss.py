@@ -33,5 +33,3 @@ def test_unsupervised_tokens_do_not_count(model, batch):
 def test_is_computed_in_float32(model, batch):
     logits = model(input_ids=batch["input_ids"]).logits.bfloat16()
     assert causal_lm_loss(logits, batch["labels"]).dtype == torch.float32
-
-
