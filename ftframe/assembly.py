@@ -39,8 +39,10 @@ def check_nodes(cfg: Any) -> None:
     Raises:
         ConfigError: Naming the key that the library would not take.
     """
-    for key in ("quant", "peft", "optim", "trainer", "logger"):
+    for key in ("quant", "peft", "optim", "logger"):
         check_node(cfg.get(key), key)
+    # `auto` is ours, and resolve_precision has a better message for the others.
+    check_node({k: v for k, v in plain(cfg.trainer).items() if k != "precision"}, "trainer")
     for name, node in (cfg.get("callbacks") or {}).items():
         check_node(node, f"callbacks.{name}")
     if "scheduler" in cfg:

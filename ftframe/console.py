@@ -72,14 +72,15 @@ def print_config(cfg: DictConfig) -> None:
     console.print(tree)
 
 
-def _flat(node: Any) -> str:
+def _flat(node: Any, *, nested: bool = False) -> str:
+    """A node on one line, without what is empty."""
     if isinstance(node, Mapping):
-        shown = {k: v for k, v in node.items() if v not in (None, {}, []) and not str(k).startswith("_partial")}
-        return "[dim],[/dim] ".join(
-            f"{k}={_flat(v)}" if k != "_target_" else f"[green]{v}[/green]" for k, v in shown.items()
-        )
+        shown = {k: v for k, v in node.items() if v not in (None, "", {}, []) and k != "_partial_"}
+        items = [f"[green]{v}[/green]" if k == "_target_" else f"{k}={_flat(v, nested=True)}" for k, v in shown.items()]
+        line = "[dim],[/dim] ".join(items)
+        return f"{{{line}}}" if nested else line
     if isinstance(node, list):
-        return f"\\[{', '.join(_flat(item) for item in node)}]"
+        return escape("[") + ", ".join(_flat(item, nested=True) for item in node) + "]"
     return escape(str(node))
 
 

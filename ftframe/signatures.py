@@ -42,7 +42,7 @@ def check_arguments(target: Any, arguments: Mapping[str, Any], *, key: str, part
 def _type_hints(target: Any) -> dict[str, Any]:
     """Resolved annotations of the parameters; empty where a library's cannot be resolved."""
     hints: dict[str, Any] = {}
-    for owner in (target, target.__init__) if isinstance(target, type) else (target,):
+    for owner in (target, getattr(target, "__init__", None)):
         try:
             hints |= typing.get_type_hints(owner)
         except (NameError, TypeError, AttributeError):
