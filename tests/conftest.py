@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines that run tests are shared: a slow draw says nothing about the code.
+settings.register_profile("ftframe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("ftframe")
 
 CHECKOUT = Path(__file__).parents[1]
 

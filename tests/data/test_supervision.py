@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftframe.api import EOS, IGNORE_INDEX, Conversation, Message, PromptTemplate, Segment
@@ -106,7 +106,7 @@ contents = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="
 ).map("".join)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(
     turns=st.lists(st.tuples(contents, contents), min_size=1, max_size=3), system=st.none() | contents
 )  # fmt: skip

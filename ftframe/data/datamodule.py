@@ -1,0 +1,97 @@
+"""Tokenised examples as Lightning dataloaders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ftframe.data.batching import LengthGroupedBatchSampler, pad_batch
+from ftframe.data.supervision import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loading:
+    """How examples are put into batches.
+
+    Attributes:
+        batch_size: Examples in a training batch of one rank.
+        validation_batch_size: Examples in a validation batch of one rank; `batch_size` if None.
+        seed: Chooses the order of training examples.
+        num_workers: Processes that pad batches; none if 0.
+        group_by_length: Whether examples of similar length go together, for less padding.
+    """
+
+    batch_size: int
+    validation_batch_size: int | None = None
+    seed: int = 0
+    num_workers: int = 0
+    group_by_length: bool = True
+
+
+class SFTDataModule(lightning.LightningDataModule):
+    """Dataloaders of examples that are tokenised already.
+
+    Rank and world size are read from the trainer, which must be made with `use_distributed_sampler=False`: Lightning
+    would put a sampler of its own in place of this one.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Example],
+        validation: Sequence[Example] = (),
+        *,
+        pad_token_id: int,
+        loading: Loading,
+    ) -> None:
+        """Keep the examples.
+
+        Args:
+            train: Training examples, `input_ids` and `labels` each [length].
+            validation: Validation examples; without any, no validation is run.
+            pad_token_id: Fills `input_ids` past an example's end.
+            loading: How examples are put into batches.
+        """
+        super().__init__()
+        self.train = train
+        self.validation = validation
+        self.loading = loading
+        self.collate = partial(pad_batch, pad_token_id=pad_token_id)
+
+    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+        """Batches of training examples, in an order that changes each epoch."""
+        return self._dataloader(self.train, batch_size=self.loading.batch_size, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
+        """Batches of validation examples, each example once; an empty list if there are none."""
+        if not self.validation:
+            return []
+        batch_size = self.loading.validation_batch_size or self.loading.batch_size
+        return self._dataloader(self.validation, batch_size=batch_size, shuffle=False)
+
+    def _dataloader(
+        self, examples: Sequence[Example], *, batch_size: int, shuffle: bool
+    ) -> DataLoader[dict[str, Tensor]]:
+        sampler = LengthGroupedBatchSampler(
+            lengths=[len(example["input_ids"]) for example in examples],
+            batch_size=batch_size,
+            seed=self.loading.seed,
+            shuffle=shuffle,
+            group_by_length=self.loading.group_by_length,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+        return DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_sampler=sampler,
+            collate_fn=self.collate,
+            num_workers=self.loading.num_workers,
+            persistent_workers=self.loading.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftframe.api import IGNORE_INDEX
+from ftframe.data.batching import LengthGroupedBatchSampler, pad_batch
+
+EOS_ID = 2
+
+
+def test_pad_batch_masks_by_length_and_keeps_a_supervised_pad_id() -> None:
+    batch = pad_batch(
+        [{"input_ids": [1, 5, EOS_ID], "labels": [IGNORE_INDEX, 5, EOS_ID]}, {"input_ids": [1], "labels": [1]}],
+        pad_token_id=EOS_ID,
+    )
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [[1, 5, EOS_ID], [1, EOS_ID, EOS_ID]],
+        "attention_mask": [[1, 1, 1], [1, 0, 0]],
+        "labels": [[IGNORE_INDEX, 5, EOS_ID], [1, IGNORE_INDEX, IGNORE_INDEX]],
+    }
+
+
+lengths = st.lists(st.integers(1, 50), min_size=1, max_size=150)
+sizes = st.integers(1, 9)
+options = st.fixed_dictionaries({"shuffle": st.booleans(), "group_by_length": st.booleans()})
+
+
+def ranks(world_size: int, **arguments: Any) -> list[list[list[int]]]:
+    """The batches of each rank."""
+    samplers = [LengthGroupedBatchSampler(rank=r, world_size=world_size, **arguments) for r in range(world_size)]
+    dealt = [list(sampler) for sampler in samplers]
+    assert [len(batches) for batches in dealt] == [len(sampler) for sampler in samplers]
+    return dealt
+
+
+def in_global_order(dealt: list[list[list[int]]]) -> list[list[int]]:
+    """The batches of all ranks, as they run beside each other."""
+    steps = max(len(batches) for batches in dealt)
+    return [batches[step] for step in range(steps) for batches in dealt if step < len(batches)]
+
+
+@given(lengths=lengths, batch_size=sizes, world_size=sizes, options=options, seed=st.integers())
+def test_batches_do_not_depend_on_the_number_of_ranks(
+    lengths: list[int], batch_size: int, world_size: int, options: dict[str, bool], seed: int
+) -> None:
+    arguments: dict[str, Any] = {"lengths": lengths, "batch_size": batch_size, "seed": seed, **options}
+    (alone,) = ranks(1, **arguments)
+    assert sorted(row for batch in alone for row in batch) == list(range(len(lengths)))
+    assert [len(batch) for batch in alone].count(batch_size) >= len(lengths) // batch_size
+    dealt = ranks(world_size, **arguments)
+    together = in_global_order(dealt)
+    assert together[: len(alone)] == alone
+    if options["shuffle"]:
+        assert len({len(batches) for batches in dealt}) == 1
+        extra = len(together) - len(alone)
+        assert extra < world_size
+        assert together[len(alone) :] == [alone[index % len(alone)] for index in range(extra)]
+    else:
+        assert together == alone
+
+
+@given(lengths=lengths, batch_size=sizes, seed=st.integers())
+def test_the_longest_row_comes_first_and_rows_in_a_batch_are_sorted(
+    lengths: list[int], batch_size: int, seed: int
+) -> None:
+    sampler = LengthGroupedBatchSampler(lengths=lengths, batch_size=batch_size, seed=seed)
+    batches = [[lengths[row] for row in batch] for batch in sampler]
+    assert batches[0][0] == max(lengths)
+    assert all(batch == sorted(batch, reverse=True) for batch in batches)
+
+
+def order(*, epoch: int = 0, seed: int = 7, **options: bool) -> list[list[int]]:
+    sampler = LengthGroupedBatchSampler(lengths=[3, 1, 2, 9, 5, 4, 8] * 9, batch_size=4, seed=seed, **options)
+    sampler.sampler.set_epoch(epoch)
+    first = list(sampler)
+    assert list(sampler) == first
+    return first
+
+
+@pytest.mark.parametrize("group_by_length", [True, False], ids=["grouped", "ungrouped"])
+def test_order_is_a_function_of_seed_and_epoch(group_by_length: bool) -> None:
+    assert order(epoch=3, group_by_length=group_by_length) == order(epoch=3, group_by_length=group_by_length)
+    assert order(epoch=3, group_by_length=group_by_length) != order(epoch=4, group_by_length=group_by_length)
+    assert order(seed=8, group_by_length=group_by_length) != order(group_by_length=group_by_length)
+
+
+def test_unshuffled_orders() -> None:
+    assert [row for batch in order(shuffle=False, group_by_length=False) for row in batch] == list(range(63))
+    by_length = [[3, 1, 2, 9, 5, 4, 8][row % 7] for batch in order(shuffle=False) for row in batch]
+    assert by_length == sorted(by_length, reverse=True)
+    assert order(shuffle=False, epoch=1) == order(shuffle=False)
+
+
+def test_grouping_saves_padding() -> None:
+    lengths = [(row * 7919) % 400 + 1 for row in range(2000)]
+
+    def padded(group_by_length: bool) -> int:
+        sampler = LengthGroupedBatchSampler(lengths=lengths, batch_size=8, seed=0, group_by_length=group_by_length)
+        return sum(len(batch) * max(lengths[row] for row in batch) for batch in sampler)
+
+    assert padded(True) < 1.03 * sum(lengths)
+    assert padded(False) > 1.5 * sum(lengths)
+
+
+@pytest.mark.parametrize(("batch_size", "rank"), [(0, 0), (2, 1)], ids=["batch-size", "rank"])
+def test_impossible_arguments(batch_size: int, rank: int) -> None:
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} must be positive, and rank={rank}"):
+        LengthGroupedBatchSampler(lengths=[1], batch_size=batch_size, seed=0, rank=rank)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import pytest
+import torch
+
+from ftframe.data.datamodule import Loading, SFTDataModule
+
+
+def examples(count: int, *, first: int = 0) -> list[dict[str, list[int]]]:
+    """Examples of uneven length, each known by its first id."""
+    return [{"input_ids": [first + i] * (i % 5 + 1), "labels": [first + i] * (i % 5 + 1)} for i in range(count)]
+
+
+class Recorder(lightning.LightningModule):
+    """Notes the rows that it is given, by epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: dict[str, list[list[int]]] = {"train": [], "validation": []}
+
+    def note(self, split: str, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        epochs = self.seen[split]
+        while len(epochs) <= self.current_epoch:
+            epochs.append([])
+        epochs[self.current_epoch] += batch["input_ids"][:, 0].tolist()
+        return self.weight.sum()
+
+    def training_step(self, batch: dict[str, torch.Tensor], _: int) -> torch.Tensor:
+        return self.note("train", batch)
+
+    def validation_step(self, batch: dict[str, torch.Tensor], _: int) -> None:
+        self.note("validation", batch)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fit(datamodule: SFTDataModule, **flags: Any) -> Recorder:
+    trainer = lightning.Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        use_distributed_sampler=False, **flags,
+    )  # fmt: skip
+    module = Recorder()
+    trainer.fit(module, datamodule=datamodule)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("group_by_length", [True, False], ids=["grouped", "ungrouped"])
+def test_each_epoch_has_every_row_once_in_its_own_order(group_by_length: bool) -> None:
+    loading = Loading(batch_size=4, validation_batch_size=3, seed=1, group_by_length=group_by_length)
+    seen = fit(SFTDataModule(examples(23), examples(7, first=100), pad_token_id=0, loading=loading)).seen
+    assert [sorted(rows) for rows in seen["train"]] == [list(range(23))] * 2
+    assert seen["train"][0] != seen["train"][1]
+    assert [sorted(rows) for rows in seen["validation"]] == [list(range(100, 107))] * 2
+    assert seen["validation"][0] == seen["validation"][1]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_without_validation_examples_none_is_run() -> None:
+    seen = fit(SFTDataModule(examples(5), pad_token_id=0, loading=Loading(batch_size=2))).seen
+    assert sorted(seen["train"][1]) == list(range(5))
+    assert seen["validation"] == []
+
+
+def test_ranks_share_the_batches() -> None:
+    datamodule = SFTDataModule(examples(10), examples(10), pad_token_id=0, loading=Loading(batch_size=2))
+    rows: dict[str, list[int]] = {"train": [], "validation": []}
+    for rank in range(2):
+        datamodule.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2})()
+        for batch in datamodule.train_dataloader():
+            rows["train"] += batch["input_ids"][:, 0].tolist()
+        for batch in datamodule.val_dataloader():
+            rows["validation"] += batch["input_ids"][:, 0].tolist()
+    # Five batches on two ranks: one is run twice in training, none in validation.
+    assert len(rows["train"]) == 12
+    assert set(rows["train"]) == set(range(10))
+    assert sorted(rows["validation"]) == list(range(10))
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_batches() -> None:
+    def batches(num_workers: int) -> list[list[int]]:
+        loading = Loading(batch_size=4, num_workers=num_workers)
+        loader = SFTDataModule(examples(9), pad_token_id=0, loading=loading).train_dataloader()
+        return [batch["input_ids"][:, 0].tolist() for batch in loader]
+
+    assert batches(2) == batches(0)
