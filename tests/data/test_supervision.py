@@ -36,20 +36,38 @@ CHATML_JINJA = (
 TEMPLATES = ["llama2", "mistral", "alpaca", "chatml", "plain", "chatml-markers", "jinja-llama2", "jinja-chatml"]
 
 
-@pytest.fixture(scope="session", params=TEMPLATES)
-def pair(request: pytest.FixtureRequest, llama2_folder: Path) -> tuple[PromptTemplate, Any]:
-    """A template, and a Llama 2 tokenizer that has the markers it needs."""
+def byte_tokenizer() -> Any:
+    """A tokenizer of the GPT-2 kind: one token a byte, no space put in front of a text, no file needed."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={letter: index for index, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.fixture(
+    scope="session",
+    params=[(kind, template) for kind in ("llama2", "bytes") for template in TEMPLATES],
+    ids="-".join,
+)
+def pair(request: pytest.FixtureRequest) -> tuple[PromptTemplate, Any]:
+    """A template, and a tokenizer that has the markers it needs."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(llama2_folder)
-    if request.param in ("chatml-markers", "jinja-chatml"):
+    kind, name = request.param
+    folder = request.getfixturevalue("llama2_folder") if kind == "llama2" else None
+    tokenizer = AutoTokenizer.from_pretrained(folder) if folder else byte_tokenizer()
+    if name in ("chatml-markers", "jinja-chatml"):
         tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = {"jinja-llama2": LLAMA2_JINJA, "jinja-chatml": CHATML_JINJA}.get(request.param)
+    tokenizer.chat_template = {"jinja-llama2": LLAMA2_JINJA, "jinja-chatml": CHATML_JINJA}.get(name)
     built_in: dict[str, type[PromptTemplate]] = {
         "llama2": Llama2, "mistral": Mistral, "alpaca": Alpaca, "chatml": ChatML, "plain": Plain,
         "chatml-markers": ChatML,
     }  # fmt: skip
-    return (built_in[request.param]() if request.param in built_in else TokenizerTemplate(tokenizer)), tokenizer
+    return (built_in[name]() if name in built_in else TokenizerTemplate(tokenizer)), tokenizer
 
 
 def assert_supervised_as_promised(messages: Conversation, template: PromptTemplate, tokenizer: Any) -> None:
@@ -184,7 +202,9 @@ def test_plain_is_bos_text_answer_eos(llama2_tokenizer: Any) -> None:
     assert example == {"input_ids": prompt + answer, "labels": [IGNORE_INDEX] * len(prompt) + answer}
 
 
-@pytest.mark.parametrize("pair", ["chatml-markers", "jinja-chatml"], indirect=True)
+@pytest.mark.parametrize(
+    "pair", [("llama2", "chatml-markers"), ("llama2", "jinja-chatml"), ("bytes", "jinja-chatml")], indirect=True
+)
 def test_chatml_markers_are_special_only_in_the_template(pair: tuple[PromptTemplate, Any]) -> None:
     template, tokenizer = pair
     marker = tokenizer.convert_tokens_to_ids("<|im_end|>")
