@@ -19,13 +19,15 @@ from ftframe.data.datasets import split_validation
 from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids, tokenize_conversation
 from ftframe.errors import ConfigError, DataError
 from ftframe.metrics.generation import GenerationMetrics, Sampling, generate_answers
-from ftframe.models.adapter import attach_adapter
+from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision, resolve_precision
 from ftframe.registry import datasets, metrics, prompt_templates
 from ftframe.signatures import check_arguments
 from ftframe.train.schedule import build_scheduler, check_scheduler
+
+LOSS_METRICS = ("val/loss", "val/perplexity", "val/token_accuracy")
 
 
 def plain(node: Any) -> Any:
@@ -67,6 +69,17 @@ def check_node(node: Any, key: str) -> None:
         raise ConfigError(f"{key}._target_={name} cannot be imported: {error}") from error
     is_partial = arguments.pop("_partial_", False)
     check_arguments(target, arguments, key=key, partial=is_partial)
+
+
+def check_cell(cfg: Any) -> None:
+    """Build the small config objects of the libraries, which have checks of their own, before anything heavy loads.
+
+    Raises:
+        ConfigError: If they refuse, or the two do not train together on this device.
+    """
+    quantization_config = build(cfg.quant, "quant") if cfg.quant is not None else None
+    if cfg.peft is not None:
+        check_adapter(build(cfg.peft, "peft"), quantization_config, on_gpu=on_gpu(cfg.trainer.accelerator))
 
 
 def build(node: Any, key: str, **further: Any) -> Any:
@@ -338,4 +351,5 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
 def validate(trainer: Any, module: CausalLMModule, datamodule: SFTDataModule) -> dict[str, float]:
     """One pass over the validation data: loss, perplexity, token accuracy, and metrics of generated answers."""
     results = trainer.validate(module, datamodule=datamodule, verbose=False)
-    return {name: float(value) for name, value in results[0].items()}
+    values = {name: float(value) for name, value in results[0].items()}
+    return dict(sorted(values.items(), key=lambda item: (item[0] not in LOSS_METRICS, item[0])))

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.tree import Tree
 
@@ -22,7 +22,7 @@ from ftframe.runs import is_first_rank, redact
 
 console = Console(quiet=not is_first_rank(), highlight=False)
 _BUFFER = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
-_CHATTY = ("lightning.pytorch", "lightning.fabric", "transformers", "bitsandbytes", "datasets", "peft", "py.warnings")
+_CHATTY = ("lightning", "pytorch_lightning", "transformers", "bitsandbytes", "datasets", "peft", "huggingface_hub")
 
 
 def capture_library_logs() -> None:
@@ -42,11 +42,10 @@ def quieten_libraries() -> None:
 
     transformers.logging.disable_default_handler()
     transformers.logging.disable_progress_bar()
-    for name in _CHATTY:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
-        logger.setLevel(logging.INFO if name.startswith("lightning") else logging.WARNING)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] in _CHATTY and isinstance(logger, logging.Logger):
+            logger.handlers.clear()
+            logger.propagate = True
 
 
 def write_logs_to(path: Path) -> None:
@@ -86,11 +85,11 @@ def _flat(node: Any, *, nested: bool = False) -> str:
 
 @contextmanager
 def progress(description: str, *, total: int | None = None, visible: bool = True) -> Iterator[Any]:
-    """A progress bar; yields the function that advances it by one."""
+    """A progress bar, or a spinner where the total is not known; yields the function that advances it by one."""
+    counted = (BarColumn(), MofNCompleteColumn()) if total is not None else (SpinnerColumn(finished_text="\u2713"),)
     bar = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
+        *counted,
         TimeElapsedColumn(),
         console=console,
         disable=not visible or not is_first_rank(),
@@ -98,6 +97,8 @@ def progress(description: str, *, total: int | None = None, visible: bool = True
     with bar:
         task = bar.add_task(description, total=total)
         yield lambda: bar.advance(task)
+        if total is None:
+            bar.update(task, total=1, completed=1)
 
 
 def print_results(baseline: Mapping[str, float] | None, final: Mapping[str, float], *, title: str) -> None:
@@ -124,3 +125,8 @@ def print_turn(prompt: str, answer: str) -> None:
     """One prompt and its answer."""
     console.print(f"[dim]>[/dim] {escape(prompt)}", soft_wrap=True)
     console.print(f"[bold]{escape(answer)}[/bold]\n", soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """One line, never broken, so that it can be copied."""
+    console.print(escape(text), soft_wrap=True)

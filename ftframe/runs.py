@@ -70,6 +70,11 @@ def create_run_folder(output_dir: str) -> Path:
     return folder
 
 
+def shown(path: Path) -> Path:
+    """A path as a person would type it: relative where it lies below the working folder."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as indented JSON, whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")

@@ -211,7 +211,7 @@ def choose_reader(
     Raises:
         ConfigError: If `columns` names an unknown field or a column that is not there, or no format fits.
     """
-    columns = dict(columns or {})
+    columns = {field: column for field, column in (columns or {}).items() if column is not None}
     check_mapping(columns, present=present, formats=formats)
     candidates = [format for format in formats if set(columns) <= set(format.fields)]
     for format in candidates:

@@ -26,6 +26,21 @@ def attach_adapter(base: Any, peft_config: Any, *, base_path: str, in_float32: b
     return get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32)
 
 
+def check_adapter(peft_config: Any, quantization_config: Any, *, on_gpu: bool) -> None:
+    """Refuse what PEFT cannot train.
+
+    Raises:
+        ConfigError: For DoRA on an 8-bit base without a GPU.
+    """
+    is_8bit = quantization_config is not None and quantization_config.load_in_8bit
+    if getattr(peft_config, "use_dora", False) and is_8bit and not on_gpu:
+        # peft 0.21 moves the weight at each dequantisation, and bitsandbytes 0.50 then forgets its scales.
+        raise ConfigError(
+            "peft=dora on an 8-bit base fails on a CPU: PEFT loses the scales of the quantised weights. "
+            "Use quant=4bit or quant=none, or peft=lora, or a GPU."
+        )
+
+
 def save_adapter(model: Any, folder: Path) -> None:
     """Write the adapter in PEFT's own format."""
     # Never the embeddings: the vocabulary is never resized, and finding that out would ask the hub.

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import bitsandbytes as bnb
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -129,7 +130,7 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
     config = load_config(spec)
     config.use_cache = False
     if spec.init == "random":
-        return random_model(
+        model = random_model(
             config,
             dtype=dtype,
             quantization_config=quantization_config,
@@ -137,16 +138,32 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
             attn_implementation=spec.attn_implementation,
             seed=spec.seed,
         )
-    return AutoModelForCausalLM.from_pretrained(
-        resolve_path(spec.path),
-        config=config,
-        revision=spec.revision,
-        dtype=dtype,
-        quantization_config=quantization_config,
-        attn_implementation=spec.attn_implementation,
-        trust_remote_code=spec.trust_remote_code,
-        device_map={"": device},
-    )
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve_path(spec.path),
+            config=config,
+            revision=spec.revision,
+            dtype=dtype,
+            quantization_config=quantization_config,
+            attn_implementation=spec.attn_implementation,
+            trust_remote_code=spec.trust_remote_code,
+            device_map={"": device},
+        )
+    keep_weights_trainable_through(model)
+    return model
+
+
+def keep_weights_trainable_through(model: Any) -> None:
+    """Forbid bitsandbytes to repack 4-bit weights on a CPU with AVX512-BF16.
+
+    Its first forward pass in eval mode would turn them into a lossy layout for inference, through which no gradient
+    flows: training after a validation would go on, without an error, with wrong gradients.
+    Source: `Linear4bit.forward` and `matmul_4bit` of bitsandbytes 0.50; related:
+    https://github.com/bitsandbytes-foundation/bitsandbytes/issues/2078
+    """
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 _HUB_HINT = (

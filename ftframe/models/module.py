@@ -94,6 +94,7 @@ class CausalLMModule(L.LightningModule):
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         torch._foreach_mul_(gradients, scale)
         self.log("train/loss", loss / tokens, prog_bar=True)
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
         """Start the sums of one pass over the validation data."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 
 from ftframe import assembly, console, runs
 from ftframe.api import PromptTemplate
@@ -32,6 +32,7 @@ def fit(cfg: Any) -> Path:
     """
     started = time.perf_counter()
     assembly.check_nodes(cfg)
+    assembly.check_cell(cfg)
     precision = assembly.precision_of(cfg)
     ckpt_path = find_checkpoint(cfg.ckpt_path)
     spec = assembly.base_spec(cfg)
@@ -112,8 +113,6 @@ def _build_trainer(cfg: Any, precision: Precision, *, folder: Path, callbacks: l
     callbacks += build_checkpoints(
         folder / "checkpoints", every_n_steps=cfg.checkpoint.every_n_steps, save_best=cfg.checkpoint.save_best
     )
-    if logger:
-        callbacks += [LearningRateMonitor()]
     if cfg.trainer.enable_progress_bar:
         callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
     callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
@@ -177,9 +176,9 @@ def _report(
             ("tokens per second", f"{speed:,.0f}" if speed else "-"),
             ("peak memory, GiB", results.get("peak_gpu_gib", results["peak_host_gib"])),
             ("seconds", results["seconds"]),
-            ("run folder", folder),
-            (artifact.name, artifact),
-            ("try it", f'ftframe predict run={folder} prompt="..."'),
+            ("run folder", runs.shown(folder)),
+            (artifact.name, runs.shown(artifact)),
         ],
         title="Done",
     )
+    console.print_line(f'Ask it: ftframe predict run={runs.shown(folder)} prompt="..."')
