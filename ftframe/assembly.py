@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
+from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
 from ftframe.api import Conversation, PromptTemplate
@@ -344,6 +345,7 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         callbacks=callbacks,
         logger=logger,
         default_root_dir=str(folder),
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         deterministic=cfg.get("deterministic", False),
     )
 

@@ -88,7 +88,7 @@ class CheckpointConfig:
     """What is kept for resuming: trained weights, optimizer and position."""
 
     every_n_steps: int = 500
-    """Optimizer steps between two saves of `checkpoints/last.ckpt`."""
+    """Optimizer steps between two saves of `checkpoints/last.ckpt`; 0 for none."""
     save_best: bool = True
     """Also keep the step with the lowest `val/loss`."""
 

@@ -13,12 +13,14 @@ def build_checkpoints(folder: Path, *, every_n_steps: int, save_best: bool) -> l
 
     Args:
         folder: Where the files go.
-        every_n_steps: Optimizer steps between two saves.
+        every_n_steps: Optimizer steps between two saves; 0 for no `last.ckpt` at all.
         save_best: Whether to keep the best one too.
     """
     checkpoint = partial(ModelCheckpoint, dirpath=folder, enable_version_counter=False)
-    saved = [
-        checkpoint(filename="last", every_n_train_steps=every_n_steps),
-        checkpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True),
-    ]
-    return [*saved, checkpoint(filename="best", monitor="val/loss")] if save_best else saved
+    saved = []
+    if every_n_steps > 0:
+        saved.append(checkpoint(filename="last", every_n_train_steps=every_n_steps))
+        saved.append(checkpoint(filename="last", every_n_epochs=1, save_on_train_epoch_end=True))
+    if save_best:
+        saved.append(checkpoint(filename="best", monitor="val/loss"))
+    return saved
