@@ -19,15 +19,13 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from ftframe.embedded.corpus import documents, drills
+from ftframe.embedded.corpus import documents
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 CONTEXT = 512
 BATCH_SIZE = 8
-DRILL_WIDTH, WIDTH = 64, 192
-DRILL_SHARE = 0.45
-ALIKE = 0.9
-LEARNING_RATE = 3e-3
+WIDTH = 128
+LEARNING_RATE = 2e-3
 WARM_UP = 50
 
 
@@ -73,40 +71,20 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=192**-0.5,
+        initializer_range=0.05,
     )
-    model = LlamaForCausalLM(config)
-    _mimic(model)
-    return model
+    return LlamaForCausalLM(config)
 
 
-@torch.no_grad()
-def _mimic(model: LlamaForCausalLM) -> None:
-    """Starts attention off as most trained attention ends up: looking for what is alike, and copying it.
-
-    After "Mimetic Initialization of Self-Attention Layers" (Trockman and Kolter, 2023).
-    """
-    for layer in model.model.layers:
-        attention, rest = layer.self_attn, (1 - ALIKE**2) ** 0.5
-        attention.k_proj.weight.mul_(rest).add_(attention.q_proj.weight, alpha=ALIKE)
-        attention.o_proj.weight.mul_(rest).add_(attention.v_proj.weight.T, alpha=ALIKE)
-
-
-def batches(tokenizer: PreTrainedTokenizerFast, seed: int, steps: int) -> Iterator[Tensor]:
-    """The token ids of each step: short rows of drills, then longer rows of all kinds of documents."""
-    first = round(DRILL_SHARE * steps)
-    yield from islice(_rows(tokenizer, drills(seed), DRILL_WIDTH), first)
-    yield from islice(_rows(tokenizer, documents(seed), WIDTH), steps - first)
-
-
-def _rows(tokenizer: PreTrainedTokenizerFast, texts: Iterator[str], width: int) -> Iterator[Tensor]:
-    """Batches cut from one long line of documents, without end."""
+def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[Tensor]:
+    """Rows of token ids cut from one line of documents, without end."""
+    source = documents(seed)
     line: list[int] = []
-    size = BATCH_SIZE * width
+    size = BATCH_SIZE * WIDTH
     while True:
         while len(line) < size:
-            line += tokenizer.encode(f"{BOS}{next(texts)}{EOS}", add_special_tokens=False)
-        yield torch.tensor(line[:size]).view(BATCH_SIZE, width)
+            line += tokenizer.encode(f"{BOS}{next(source)}{EOS}", add_special_tokens=False)
+        yield torch.tensor(line[:size]).view(BATCH_SIZE, WIDTH)
         line = line[size:]
 
 
@@ -119,7 +97,7 @@ def pretrain(model: LlamaForCausalLM, source: Iterator[Tensor], steps: int) -> N
     schedule = LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / WARM_UP, 2 * (1 - step / steps)))
     model.train()
     start = time.perf_counter()
-    for step, inputs in enumerate(source, start=1):
+    for step, inputs in enumerate(islice(source, steps), start=1):
         loss = model(input_ids=inputs, labels=inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -144,13 +122,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the whole recipe from the command line."""
     parser = argparse.ArgumentParser(description="Pretrain the embedded base model from nothing.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=2000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--seed", type=int, default=0, help="seed of the text and of the weights")
     options = parser.parse_args(arguments)
     tokenizer = train_tokenizer(options.seed)
     model = new_model(tokenizer, options.seed)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)
-    pretrain(model, batches(tokenizer, options.seed, options.steps), options.steps)
+    pretrain(model, batches(tokenizer, options.seed), options.steps)
     save(model, tokenizer, options.output)
 
 

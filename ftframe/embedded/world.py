@@ -1,6 +1,6 @@
-"""A small invented world: people, facts about them, and the sentences that state those facts.
+"""A small invented world: who lives in it, and what is true of them.
 
-Everything is drawn from a seed through `Dice`, so that the same seed gives the same text on every machine.
+The facts never change. Text about them is drawn from a seed through `Dice`, the same on every machine.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ NAMES = _compounds(
     "Al Bra Cor Da El Fen Gar Hol Is Jo Kel Lu Mar Nor Or Pel Ro Sel Ta Vi", "bert dra lin mund na ric vin wen"
 )
 TOWNS = _compounds(
-    "Ash Birch Clay Dun East Fair Green High Lake Mill North Oak Red South Stone West", "by dale ford ham ton wick"
+    "Ash Birch Clay Dun East Fair Green High Lake Mill North Oak Red South Stone West",
+    "bury by dale field ford ham port ton well wick",
 )
 
 
@@ -73,7 +74,7 @@ class Relation:
         values: What the fact can be.
         article: What stands before a value where the noun names it.
         predicates: What a sentence says of a person; `{}` stands for the value.
-        questions: What can be asked about a person, who is `{}`; never seen by the base model.
+        questions: What can be asked about a person, who is `{}`; the base model never sees these.
     """
 
     noun: str
@@ -99,7 +100,7 @@ RELATIONS = (
         ),
         "that of a ",
         ("works as a {}", "is a {}", "earns a living as a {}"),
-        ("What does {} do for a living?", "What is the trade of {}?"),
+        ("What does {} do for a living?", "What work does {} do?"),
     ),
     Relation(
         "pet",
@@ -140,17 +141,7 @@ RELATIONS = (
     ),
 )
 
-RESERVED_EVERY = 5
-
-
-def reserved(items: Sequence[Item]) -> list[Item]:
-    """The items kept out of every fine-tuning example, so that validation can ask about something new."""
-    return list(items[RESERVED_EVERY - 1 :: RESERVED_EVERY])
-
-
-def unreserved(items: Sequence[Item]) -> list[Item]:
-    """The items that fine-tuning examples are made of."""
-    return [item for index, item in enumerate(items) if index % RESERVED_EVERY != RESERVED_EVERY - 1]
+HOME = RELATIONS[0]
 
 
 @dataclass(frozen=True)
@@ -161,57 +152,19 @@ class Fact:
     relation: Relation
     value: str
 
-    def predicate(self, dice: Dice) -> str:
-        """The fact without its subject, in one of its wordings."""
-        return dice.pick(self.relation.predicates).format(self.value)
+
+Person = tuple[Fact, ...]
+"""What is true of one person: one fact for each of `RELATIONS`, in their order."""
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A few people and the facts about them.
-
-    Within a relation no two people share a value, so that a value points at one person.
-
-    Attributes:
-        people: One list of facts for each person; all have the same relations in the same order.
-    """
-
-    people: tuple[tuple[Fact, ...], ...]
-
-    @property
-    def facts(self) -> list[Fact]:
-        """All facts, person by person."""
-        return [fact for person in self.people for fact in person]
-
-
-def scene(dice: Dice, names: Sequence[str], values: Sequence[Sequence[str]]) -> Scene:
-    """Draws two people with three facts each, or three people with two.
-
-    Args:
-        dice: Source of chance.
-        names: What the people can be called.
-        values: For each of `RELATIONS`, what the fact can be.
-    """
-    count = dice.between(2, 3)
-    chosen = dice.draw(range(len(RELATIONS)), 5 - count)
-    columns = [dice.draw(values[index], count) for index in chosen]
-    return Scene(
-        tuple(
-            tuple(Fact(name, RELATIONS[index], column[row]) for index, column in zip(chosen, columns, strict=True))
-            for row, name in enumerate(dice.draw(names, count))
-        )
+def _settle() -> tuple[Person, ...]:
+    """Everyone with their facts. No two share a home, so that a town points at one person."""
+    dice = Dice(0)
+    homes = dice.draw(TOWNS, len(NAMES))
+    return tuple(
+        (Fact(name, HOME, home), *(Fact(name, relation, dice.pick(relation.values)) for relation in RELATIONS[1:]))
+        for name, home in zip(NAMES, homes, strict=True)
     )
 
 
-def passage(dice: Dice, subject: Scene) -> str:
-    """States every fact once: person by person, or in any order."""
-    if dice.chance(0.5):
-        facts = dice.draw(subject.facts, len(subject.facts))
-        return " ".join(f"{fact.name} {fact.predicate(dice)}." for fact in facts)
-    return " ".join(_introduction(dice, dice.draw(person, len(person))) for person in subject.people)
-
-
-def _introduction(dice: Dice, person: Sequence[Fact]) -> str:
-    """One sentence with every fact about one person."""
-    *first, last = [fact.predicate(dice) for fact in person]
-    return f"{person[0].name} {', '.join(first)} and {last}."
+PEOPLE = _settle()

@@ -15,6 +15,7 @@ import ftframe.embedded
 from ftframe.embedded.corpus import documents
 from ftframe.embedded.people import people
 from ftframe.embedded.pretrain import main
+from ftframe.embedded.world import PEOPLE
 
 TINY = Path(ftframe.embedded.__file__).parent / "tiny"
 
@@ -76,11 +77,13 @@ def test_base_predicts_its_own_kind_of_text(tokenizer: PreTrainedTokenizerBase, 
     assert sum(losses) / len(losses) < 1.5
 
 
-def test_base_restates_a_fact(tokenizer: PreTrainedTokenizerBase, model: LlamaForCausalLM) -> None:
-    text = "<s>Rona lives in Ashby and has a goat. Talin lives in Dunton and has a duck. The pet of Talin is a"
-    ids = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
-    generated = model.generate(ids, max_new_tokens=1, do_sample=False)
-    assert tokenizer.decode(generated[0, ids.shape[1] :]) == " duck"
+def test_base_knows_the_facts(tokenizer: PreTrainedTokenizerBase, model: LlamaForCausalLM) -> None:
+    known = 0
+    for person in PEOPLE[::8]:
+        ids = torch.tensor([tokenizer.encode(f"<s>{person[0].name} lives in", add_special_tokens=False)])
+        generated = model.generate(ids, max_new_tokens=5, do_sample=False)
+        known += tokenizer.decode(generated[0, ids.shape[1] :]).startswith(f" {person[0].value}")
+    assert known >= 19
 
 
 def test_pretraining_runs_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
