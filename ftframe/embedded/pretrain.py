@@ -23,7 +23,7 @@ from ftframe.embedded.corpus import documents
 
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 CONTEXT = 512
-BATCH_SIZE = 8
+BATCH_SIZE = 64
 WIDTH = 128
 LEARNING_RATE = 2e-3
 WARM_UP = 50
@@ -71,7 +71,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.05,
+        initializer_range=0.02,
     )
     return LlamaForCausalLM(config)
 
@@ -98,7 +98,7 @@ def pretrain(model: LlamaForCausalLM, source: Iterator[Tensor], steps: int) -> N
     model.train()
     start = time.perf_counter()
     for step, inputs in enumerate(islice(source, steps), start=1):
-        loss = model(input_ids=inputs, labels=inputs).loss
+        loss = model(input_ids=inputs.to(model.device), labels=inputs.to(model.device)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -114,7 +114,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Pa
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
-    model.bfloat16().save_pretrained(output)
+    model.cpu().bfloat16().save_pretrained(output)
     tokenizer.save_pretrained(output)
 
 
@@ -122,11 +122,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the whole recipe from the command line."""
     parser = argparse.ArgumentParser(description="Pretrain the embedded base model from nothing.")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
-    parser.add_argument("--steps", type=int, default=4000, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=1500, help="optimiser steps")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where to train")
     parser.add_argument("--seed", type=int, default=0, help="seed of the text and of the weights")
     options = parser.parse_args(arguments)
     tokenizer = train_tokenizer(options.seed)
-    model = new_model(tokenizer, options.seed)
+    model = new_model(tokenizer, options.seed).to(options.device)
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens in the vocabulary", flush=True)
     pretrain(model, batches(tokenizer, options.seed), options.steps)
     save(model, tokenizer, options.output)
