@@ -46,7 +46,7 @@ def train_tokenizer(seed: int, size: int = 4000) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     bpe.train_from_iterator(islice(documents(seed), size), trainer)
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         bos_token=BOS,
         eos_token=EOS,
@@ -111,7 +111,7 @@ def pretrain(model: LlamaForCausalLM, source: Iterator[Tensor], steps: int) -> N
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, output: Path) -> None:
     """Writes the folder that `AutoModelForCausalLM` and `AutoTokenizer` read, the weights in bfloat16."""
     config = model.config
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     )
     model.cpu().bfloat16().save_pretrained(output)
