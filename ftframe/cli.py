@@ -37,6 +37,12 @@ examples:
 """
 
 
+OUT_OF_MEMORY = (
+    "error: out of memory. Lower data.batch_size (and raise trainer.accumulate_grad_batches by as much), lower "
+    "data.max_length, set gradient_checkpointing=true, or quantise the base: peft=qlora."
+)
+
+
 def main() -> None:
     """Run the command line and leave with the exit code of its outcome."""
     try:
@@ -49,9 +55,21 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as leaving:
+        sys.exit(_exit_code(leaving))
     except Exception as error:
         traceback.print_exc()
-        sys.exit(4 if _is_out_of_memory(error) else 1)
+        if _is_out_of_memory(error):
+            print(OUT_OF_MEMORY, file=sys.stderr)
+            sys.exit(4)
+        sys.exit(1)
+
+
+def _exit_code(leaving: SystemExit) -> Any:
+    """Lightning leaves with 1 after Ctrl-C and with 0 after SIGTERM; a shell and a scheduler expect 130 and 143."""
+    if isinstance(leaving.__context__, KeyboardInterrupt):
+        return 130
+    return 143 if type(leaving).__name__ == "SIGTERMException" else leaving.code
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -61,6 +79,8 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
+    if arguments[0].startswith("-") and not arguments[0].startswith("--config-name="):
+        arguments = ["fit", *arguments]  # flags of Hydra's own, such as those of shell completion
     if arguments[0] in PLAIN:
         return int(_task(arguments[0])())
     return _run_configured(arguments)

@@ -54,7 +54,7 @@ def evaluate(cfg: Any) -> Path:
         runs.write_samples(folder / "predictions.jsonl", data.conversations, answers={"final": answers.answers})
         runs.write_manifest(folder, {"artifact": str(artifact), "artifact_sha256": runs.sha256_of_files(artifact)})
         console.print_results(None, results, title="Validation")
-        console.print_facts([("run folder", folder), ("artifact", artifact)], title="Done")
+        console.print_facts([("run folder", runs.shown(folder)), ("artifact", runs.shown(artifact))], title="Done")
     return folder
 
 

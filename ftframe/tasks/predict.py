@@ -49,7 +49,7 @@ def predict(cfg: Any) -> Path:
     runs.write_samples(folder / "predictions.jsonl", conversations, answers={"answer": answers})
     for index, turns in enumerate(conversations[:20]):
         console.print_turn(next(t.content for t in reversed(turns) if t.role == "user"), answers[index])
-    console.print_facts([("answers", len(answers)), ("predictions", folder / "predictions.jsonl")], title="Done")
+    console.print_facts([("answers", len(answers)), ("predictions", runs.shown(folder / "predictions.jsonl"))], title="Done")
     return folder
 
 
