@@ -24,7 +24,7 @@ from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision, resolve_precision
-from ftframe.registry import datasets, metrics, prompt_templates
+from ftframe.registry import datasets, metrics, origin, prompt_templates
 from ftframe.signatures import check_arguments
 from ftframe.train.schedule import build_scheduler, check_scheduler
 
@@ -348,6 +348,13 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         deterministic=cfg.get("deterministic", False),
     )
+
+
+def origins(cfg: Any) -> dict[str, str]:
+    """Which distribution and version each registered name of a run comes from."""
+    used = [(datasets, cfg.data.dataset["name"]), (prompt_templates, cfg.data.template["name"])]
+    used += [(metrics, node["name"]) for node in cfg.metrics]
+    return {f"{registry.kind} {name}": origin(registry.entries[name]) for registry, name in used}
 
 
 def validate(trainer: Any, module: CausalLMModule, datamodule: SFTDataModule) -> dict[str, float]:

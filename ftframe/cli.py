@@ -80,10 +80,20 @@ def _dispatch(arguments: list[str]) -> int:
         print(__version__)
         return 0
     if arguments[0].startswith("-") and not arguments[0].startswith("--config-name="):
-        arguments = ["fit", *arguments]  # flags of Hydra's own, such as those of shell completion
+        arguments = [_completed_command() or "fit", *arguments]  # flags of Hydra's own: shell completion
     if arguments[0] in PLAIN:
         return int(_task(arguments[0])())
     return _run_configured(arguments)
+
+
+def _completed_command() -> str | None:
+    """The command of the line that a shell is completing; taken out of that line, which Hydra takes for overrides."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) < 3 or words[1] not in CONFIGURED:
+        return None
+    os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+    os.environ["COMP_POINT"] = str(int(os.environ.get("COMP_POINT", "0")) - len(words[1]) - 1)
+    return words[1]
 
 
 def _run_configured(arguments: list[str]) -> int:

@@ -22,6 +22,10 @@ from ftframe.models.precision import DTYPES
 
 RECORD = "ftframe.json"
 FORMAT = 1
+CARD_USE = {
+    "adapter": "Load it with `peft.PeftModel.from_pretrained(base, folder)`, or ask it by `ftframe predict`.",
+    "model": "`transformers.AutoModelForCausalLM.from_pretrained(folder)` loads it, and it answers to `ftframe predict`.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,28 @@ def save_artifact(model: Any, tokenizer: Any, *, record: Record, folder: Path) -
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     write_record(record, folder)
+
+
+def write_card(folder: Path, record: Record, *, results: Mapping[str, float], data: str) -> None:
+    """A README.md that says what this is and how to load it, in place of PEFT's empty form.
+
+    Args:
+        folder: The artifact's folder.
+        record: What stands in it.
+        results: Metrics after training.
+        data: The dataset it was trained on, by name.
+    """
+    base = record.base["path"]
+    front = {"library_name": "peft" if record.kind == "adapter" else "transformers", "pipeline_tag": "text-generation"}
+    if "://" not in base and not Path(base).is_absolute():
+        front["base_model"] = base
+    lines = ["---", *(f"{key}: {value}" for key, value in front.items()), "---", ""]
+    lines += [f"# {record.kind.capitalize()} of {base}, trained on {data}", ""]
+    lines += ["Trained with ftframe. " + CARD_USE[record.kind], "", "| metric | value |", "|---|--:|"]
+    lines += [f"| {name} | {value:.4f} |" for name, value in results.items()]
+    lines += ["", f"Prompt template: `{record.template['name']}`. Base in training: {record.dtype}, "]
+    lines[-1] += "quantised as in `ftframe.json`." if record.quant else "not quantised."
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def load_artifact(folder: Path, record: Record, *, base: BaseSpec, device: torch.device) -> Any:

@@ -15,7 +15,7 @@ from ftframe.api import PromptTemplate
 from ftframe.data.supervision import stop_token_ids
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
-from ftframe.models.artifact import Record, save_artifact
+from ftframe.models.artifact import Record, save_artifact, write_card
 from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.precision import Precision
 from ftframe.train.checkpointing import build_checkpoints
@@ -36,8 +36,9 @@ def fit(cfg: Any) -> Path:
     precision = assembly.precision_of(cfg)
     ckpt_path = find_checkpoint(cfg.ckpt_path)
     spec = assembly.base_spec(cfg)
-    tokenizer = load_tokenizer(spec)
-    check_vocabulary(load_config(spec), tokenizer)
+    with console.progress(f"load tokenizer {spec.tokenizer or spec.path}"):  # a hub may take its time
+        tokenizer = load_tokenizer(spec)
+        check_vocabulary(load_config(spec), tokenizer)
     template = assembly.build_template(cfg.data.template, tokenizer)
     data = assembly.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
 
@@ -62,6 +63,7 @@ def fit(cfg: Any) -> Path:
     artifact = folder / ("model" if cfg.peft is None else "adapter")
     record = _record(cfg, precision, template=template, tokenizer=tokenizer)
     save_artifact(module.model, tokenizer, record=record, folder=artifact)
+    write_card(artifact, record, results=final, data=cfg.data.dataset["name"])
     results = {
         "baseline": baseline,
         "final": final,
@@ -73,7 +75,7 @@ def fit(cfg: Any) -> Path:
     }
     runs.write_json(folder / "metrics.json", results)
     runs.write_samples(folder / "predictions.jsonl", data.conversations, answers=samples)
-    runs.write_manifest(folder, {"template": record.template, "base": spec.path})
+    runs.write_manifest(folder, {"template": record.template, "base": spec.path, "plugins": assembly.origins(cfg)})
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
 

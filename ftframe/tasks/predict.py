@@ -46,10 +46,11 @@ def predict(cfg: Any) -> Path:
     )
     L.seed_everything(cfg.seed, verbose=False)
     answers = dict(assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)(model, prompts))
-    runs.write_samples(folder / "predictions.jsonl", conversations, answers={"answer": answers})
+    predictions = folder / "predictions.jsonl"
+    runs.write_samples(predictions, conversations, answers={"answer": answers})
     for index, turns in enumerate(conversations[:20]):
         console.print_turn(next(t.content for t in reversed(turns) if t.role == "user"), answers[index])
-    console.print_facts([("answers", len(answers)), ("predictions", runs.shown(folder / "predictions.jsonl"))], title="Done")
+    console.print_facts([("answers", len(answers)), ("predictions", runs.shown(predictions))], title="Done")
     return folder
 
 

@@ -1,0 +1,60 @@
+"""`ftframe predict` as a user runs it."""
+
+import json
+
+import pytest
+
+
+def predictions(cwd):
+    (run,) = (cwd / "outputs" / "predict").iterdir()
+    return [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.slow
+def test_answers_a_prompt(default_run, tmp_path, ftframe):
+    known = json.loads((default_run[0] / "predictions.jsonl").read_text().splitlines()[0])
+    prompt = known["messages"][0]["content"]
+    done = ftframe("predict", f"run={default_run[0]}", f"prompt={prompt}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert known["final"] in done.stdout
+    (row,) = predictions(tmp_path)
+    assert row["answer"] == known["final"]
+    assert row["messages"] == known["messages"]
+
+
+@pytest.mark.slow
+def test_answers_a_file_with_mapped_columns(default_run, tmp_path, ftframe):
+    known = [json.loads(line) for line in (default_run[0] / "predictions.jsonl").read_text().splitlines()][:5]
+    rows = [{"q": row["messages"][0]["content"], "a": row["reference"]} for row in known]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    done = ftframe(
+        "predict",
+        *(
+            f"run={default_run[0]}",
+            "input=questions.jsonl",
+            "+columns.prompt=q",
+            "+columns.completion=a",
+            "batch_size=2",
+        ),
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["answer"] for row in predictions(tmp_path)] == [row["final"] for row in known]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), 'Give either prompt="..." or input=FILE.jsonl'),
+        (("prompt=a", "input=b"), 'Give either prompt="..." or input=FILE.jsonl'),
+        (("input=missing.jsonl",), "missing.jsonl"),
+    ],
+    ids=["neither", "both", "missing-file"],
+)
+@pytest.mark.slow
+def test_bad_input_is_refused(arguments, message, default_run, tmp_path, ftframe):
+    done = ftframe("predict", f"run={default_run[0]}", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
