@@ -55,7 +55,7 @@ class DataConfig:
 
     dataset: dict[str, Any] = MISSING
     """`name` is looked up in `ftframe.datasets`; the other keys are its arguments."""
-    template: dict[str, Any] = field(default_factory=lambda: {"name": "${model.template}"})
+    template: dict[str, Any] = field(default_factory=lambda: {"name": "${oc.select:model.template,null}"})
     """`name` is looked up in `ftframe.prompt_templates`; the other keys are its arguments."""
     max_length: int = 1024
     """Tokens of one example, prompt and answer together."""

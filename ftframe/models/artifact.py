@@ -24,7 +24,7 @@ RECORD = "ftframe.json"
 FORMAT = 1
 CARD_USE = {
     "adapter": "Load it with `peft.PeftModel.from_pretrained(base, folder)`, or ask it by `ftframe predict`.",
-    "model": "`transformers.AutoModelForCausalLM.from_pretrained(folder)` loads it, and it answers to `ftframe predict`.",
+    "model": "Load it with `transformers.AutoModelForCausalLM.from_pretrained`, or ask it by `ftframe predict`.",
 }
 
 
