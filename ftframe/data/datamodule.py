@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from ftframe.data.batching import LengthGroupedBatchSampler, pad_batch
 from ftframe.data.supervision import Example
+from ftframe.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +70,24 @@ class SFTDataModule(lightning.LightningDataModule):
         return self._dataloader(self.train, batch_size=self.loading.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
-        """Batches of validation examples, each example once; an empty list if there are none."""
+        """Batches of validation examples, each example once; an empty list if there are none.
+
+        Smaller batches than asked for where some rank would get none: the ranks add up their sums together.
+
+        Raises:
+            DataError: If there are fewer examples than ranks.
+        """
         if not self.validation:
             return []
+        world_size = self.trainer.world_size if self.trainer else 1
+        if len(self.validation) < world_size:
+            raise DataError(
+                f"{len(self.validation)} validation examples are too few for {world_size} ranks, which need one each. "
+                "Raise data.validation_fraction, or lower trainer.devices."
+            )
         batch_size = self.loading.validation_batch_size or self.loading.batch_size
-        return self._dataloader(self.validation, batch_size=batch_size, shuffle=False)
+        fitting = min(batch_size, len(self.validation) // world_size)
+        return self._dataloader(self.validation, batch_size=fitting, shuffle=False)
 
     def _dataloader(
         self, examples: Sequence[Example], *, batch_size: int, shuffle: bool

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from ftframe.data.datamodule import Loading, SFTDataModule
+from ftframe.errors import DataError
 
 
 def examples(count: int, *, first: int = 0) -> list[dict[str, list[int]]]:
@@ -91,3 +93,24 @@ def test_workers_give_the_same_batches() -> None:
         return [batch["input_ids"][:, 0].tolist() for batch in loader]
 
     assert batches(2) == batches(0)
+
+
+@pytest.mark.parametrize(("examples", "ranks"), [(5, 4), (16, 2), (7, 7), (9, 2)])
+def test_every_rank_gets_validation_batches_and_every_example_is_seen_once(examples, ranks):
+    rows = [{"input_ids": [i, i], "labels": [i, i]} for i in range(examples)]
+    seen = []
+    for rank in range(ranks):
+        module = SFTDataModule(rows, rows, pad_token_id=0, loading=Loading(batch_size=64))
+        module.trainer = SimpleNamespace(global_rank=rank, world_size=ranks)
+        batches = list(module.val_dataloader())
+        assert batches
+        seen += [row[0].item() for batch in batches for row in batch["input_ids"]]
+    assert sorted(seen) == list(range(examples))
+
+
+def test_fewer_validation_examples_than_ranks_are_refused():
+    rows = [{"input_ids": [1, 2], "labels": [1, 2]}]
+    module = SFTDataModule(rows, rows, pad_token_id=0, loading=Loading(batch_size=64))
+    module.trainer = SimpleNamespace(global_rank=0, world_size=2)
+    with pytest.raises(DataError, match="too few for 2 ranks"):
+        module.val_dataloader()
