@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from hydra.utils import get_object, instantiate
-from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
 from ftframe.api import Conversation, PromptTemplate
@@ -345,7 +344,7 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         callbacks=callbacks,
         logger=logger,
         default_root_dir=str(folder),
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_checkpointing=False,  # Lightning's default one; ours are added when the number of steps is known
         deterministic=cfg.get("deterministic", False),
     )
 

@@ -74,6 +74,7 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
                 f"{self.world_size}."
             )
         self.epoch = 0
+        self.skipped = 0
 
     @property
     def sampler(self) -> LengthGroupedBatchSampler:
@@ -84,6 +85,10 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         """Choose the order of an epoch."""
         self.epoch = epoch
 
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches, the next time only: a resumed run has seen them."""
+        self.skipped = batches
+
     def __len__(self) -> int:
         batches = -(-len(self.lengths) // self.batch_size)
         if self.shuffle:
@@ -92,7 +97,8 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self.batches()
-        for index in range(len(self)):
+        first, self.skipped = self.skipped, 0
+        for index in range(first, len(self)):
             yield batches[(self.rank + index * self.world_size) % len(batches)]
 
     def batches(self) -> list[list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,30 @@ from torch.utils.data import DataLoader
 from ftframe.data.batching import LengthGroupedBatchSampler, pad_batch
 from ftframe.data.supervision import Example
 from ftframe.errors import DataError
+
+
+class ResumableDataLoader(DataLoader[dict[str, Tensor]]):
+    """A dataloader that knows how many batches it has given out, which Lightning saves into checkpoints and restores."""
+
+    _given = 0
+    _seen = 0
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
+        """Batches, without those that the resumed run has seen."""
+        self._given, self._seen = self._seen, 0
+        self.batch_sampler.skip(self._given)  # type: ignore[union-attr]
+        for batch in super().__iter__():
+            self._given += 1
+            yield batch
+        self._given = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Batches of this epoch that were given out."""
+        return {"batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on behind them; a whole epoch given out means that a new one begins."""
+        self._seen = state["batches"] % len(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +125,7 @@ class SFTDataModule(lightning.LightningDataModule):
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
         )
-        return DataLoader(
+        return ResumableDataLoader(
             examples,  # type: ignore[arg-type]
             batch_sampler=sampler,
             collate_fn=self.collate,

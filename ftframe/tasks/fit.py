@@ -49,7 +49,9 @@ def fit(cfg: Any) -> Path:
     answers, throughput = _answers(cfg, data, template, tokenizer), Throughput()
     trainer = _build_trainer(cfg, precision, folder=folder, callbacks=[answers, throughput])
     datamodule = assembly.build_datamodule(cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed)
-    module = _build_module(cfg, precision, data=data, trainer=trainer)
+    total_steps = _total_steps(cfg, data, trainer)
+    trainer.callbacks += build_checkpoints(folder / "checkpoints", total_steps=total_steps, **cfg.checkpoint)
+    module = _build_module(cfg, precision, data=data, total_steps=total_steps)
 
     baseline = assembly.validate(trainer, module, datamodule) if cfg.baseline else None
     samples = {"baseline": dict(answers.answers)}
@@ -110,30 +112,29 @@ def _answers(cfg: Any, data: assembly.PreparedData, template: PromptTemplate, to
     )
 
 
-def _build_trainer(cfg: Any, precision: Precision, *, folder: Path, callbacks: list[Any]) -> L.Trainer:
+def _build_trainer(cfg: Any, precision: Precision, *, folder: Path, callbacks: list[Any]) -> Any:
     logger = assembly.build(cfg.logger, "logger") if cfg.logger is not None else False
-    callbacks += build_checkpoints(
-        folder / "checkpoints", every_n_steps=cfg.checkpoint.every_n_steps, save_best=cfg.checkpoint.save_best
-    )
     if cfg.trainer.enable_progress_bar:
         callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
     callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-    trainer: L.Trainer = assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger, folder=folder)
-    return trainer
+    return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger, folder=folder)
 
 
-def _build_module(cfg: Any, precision: Precision, *, data: assembly.PreparedData, trainer: L.Trainer) -> Any:
+def _total_steps(cfg: Any, data: assembly.PreparedData, trainer: L.Trainer) -> int:
     batches = -(-len(data.train) // (cfg.data.batch_size * trainer.world_size))
-    steps = total_optimizer_steps(
+    return total_optimizer_steps(
         batches,
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
         limit_train_batches=cfg.trainer.limit_train_batches,
     )
+
+
+def _build_module(cfg: Any, precision: Precision, *, data: assembly.PreparedData, total_steps: int) -> Any:
     supervised = sum(label >= 0 for example in data.train for label in example["labels"][1:])
     per_batch = cfg.data.batch_size * supervised / len(data.train)
-    return assembly.build_module(cfg, precision, total_steps=steps, tokens_per_batch=per_batch)
+    return assembly.build_module(cfg, precision, total_steps=total_steps, tokens_per_batch=per_batch)
 
 
 def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, tokenizer: Any) -> Record:

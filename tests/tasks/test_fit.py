@@ -161,12 +161,16 @@ def test_two_ranks_train_like_one(tmp_path, ftframe, quick):
 
 @pytest.mark.slow
 def test_resumes_from_a_run_folder(tmp_path, ftframe, quick):
-    first = ftframe("fit", *quick, "trainer.max_steps=2", "output_dir=first", cwd=tmp_path)
-    assert first.returncode == 0, first.stderr
-    second = ftframe("fit", *quick, "ckpt_path=first", "output_dir=second", "baseline=false", cwd=tmp_path)
+    common = ("fit", *quick, "peft.lora_dropout=0", "scheduler=constant", "scheduler.warmup_ratio=0")
+    straight = ftframe(*common, "output_dir=straight", cwd=tmp_path)
+    first = ftframe(*common, "trainer.max_steps=2", "output_dir=first", cwd=tmp_path)
+    assert (straight.returncode, first.returncode) == (0, 0), first.stderr
+    second = ftframe(*common, "ckpt_path=first", "output_dir=second", "baseline=false", cwd=tmp_path)
     assert second.returncode == 0, second.stderr
-    assert json.loads((tmp_path / "second" / "metrics.json").read_text())["optimizer_steps"] == 4
-    other = ftframe("fit", *quick, "ckpt_path=first", "peft=dora", "output_dir=third", cwd=tmp_path)
+    expected, found = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("straight", "second"))
+    assert found["optimizer_steps"] == expected["optimizer_steps"] == 4
+    assert found["final"] == pytest.approx(expected["final"], rel=1e-6)
+    other = ftframe(*common, "ckpt_path=first", "peft=dora", "output_dir=third", cwd=tmp_path)
     assert other.returncode == 1
     assert "does not fit this configuration" in other.stderr
 
