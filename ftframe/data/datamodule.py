@@ -18,7 +18,7 @@ from ftframe.errors import DataError
 
 
 class ResumableDataLoader(DataLoader[dict[str, Tensor]]):
-    """A dataloader that knows how many batches it has given out, which Lightning saves into checkpoints and restores."""
+    """A dataloader that knows how many batches it has given out; Lightning saves that into checkpoints."""
 
     _given = 0
     _seen = 0
