@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
 from typing import Any
@@ -36,6 +37,8 @@ examples:
   ftframe fit --cfg job                        print the configuration and stop
 """
 
+_QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
+_QUOTE_OR_END = re.compile(r'(\\*)("|\Z)')
 
 OUT_OF_MEMORY = (
     "error: out of memory. Lower data.batch_size (and raise trainer.accumulate_grad_batches by as much), lower "
@@ -133,9 +136,10 @@ def _unknown_command(command: str) -> FtframeError:
 def _quote_prompt(argument: str) -> str:
     """Keep a prompt's commas, colons and quotes out of Hydra's grammar."""
     key, equals, value = argument.partition("=")
-    if key not in ("prompt", "system") or not equals or value[:1] in "'\"" or value == "null":
+    if key not in ("prompt", "system") or not equals or value == "null" or _QUOTED.fullmatch(value):
         return argument
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"') if value.endswith("\\") else value.replace('"', '\\"')
+    # Hydra reads backslashes in quotes as they are, except before a quote, where each is doubled.
+    escaped = _QUOTE_OR_END.sub(lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), value)
     return f'{key}="{escaped}"'
 
 

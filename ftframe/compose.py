@@ -156,7 +156,7 @@ def _explain(error: Exception, command: str) -> str:
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
         return _explain_override(match.group(1), command, overrides)
-    cause = f"\n{error.__cause__}".split("\n\tfull_key")[0] if error.__cause__ else ""
+    cause = re.split(r"\n\s*full_key", f"\n{error.__cause__}")[0] if error.__cause__ else ""
     return f"{error}{cause}".strip()
 
 

@@ -137,9 +137,9 @@ def redact_overrides(overrides: list[str]) -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, command line, machine and commit of this process."""
+    """Versions, command line, machine and commit of this process; secrets redacted."""
     return {
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *redact_overrides(sys.argv[1:])],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},

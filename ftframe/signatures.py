@@ -73,7 +73,7 @@ def _members(hint: Any) -> list[Any]:
 
 def _accepts(member: Any, value: Any) -> bool:
     if typing.get_origin(member) is typing.Literal:
-        return value in typing.get_args(member)
+        return any(value == choice and type(value) is type(choice) for choice in typing.get_args(member))
     if member is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is member
