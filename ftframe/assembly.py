@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -335,7 +334,7 @@ def answerer(
     return answer
 
 
-def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any, folder: Path) -> Any:
+def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any) -> Any:
     """Lightning's Trainer with the flags of `cfg.trainer`."""
     return build(
         cfg.trainer,
@@ -343,7 +342,7 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         precision=precision.trainer,
         callbacks=callbacks,
         logger=logger,
-        default_root_dir=str(folder),
+        default_root_dir=cfg.output_dir,
         enable_checkpointing=False,  # Lightning's default one; ours are added when the number of steps is known
         deterministic=cfg.get("deterministic", False),
     )

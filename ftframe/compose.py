@@ -101,9 +101,31 @@ def check(cfg: DictConfig) -> DictConfig:
                 f"{key}={target} is not allowed: a config may only build objects from "
                 f"{', '.join(prefix.rstrip('.') for prefix in TARGET_PREFIXES)}."
             )
+    _check_ranges(typed)
     if typed.command == "fit":
         _check_cell(typed)
     return typed
+
+
+_AT_LEAST = {
+    **dict.fromkeys(("data.batch_size", "data.eval_batch_size", "batch_size"), 1),
+    **dict.fromkeys(("data.max_new_tokens", "max_new_tokens"), 1),
+    **dict.fromkeys(("data.num_workers", "data.generate_examples", "checkpoint.every_n_steps", "temperature"), 0),
+    "data.max_length": 2,
+}
+_SHARES = ("data.validation_fraction", "top_p")
+
+
+def _check_ranges(cfg: DictConfig) -> None:
+    """Refuse numbers that mean nothing."""
+    for key, least in _AT_LEAST.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and value < least:
+            raise ConfigError(f"{key}={value}: a number of at least {least} is needed.")
+    for key in _SHARES:
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not 0 < value <= 1:
+            raise ConfigError(f"{key}={value}: a share above 0 and at most 1 is needed.")
 
 
 def _check_cell(cfg: DictConfig) -> None:

@@ -338,3 +338,22 @@ def test_learning_rate_and_template_follow_the_model() -> None:
         assert cfg.data.template.name == cfg.model.template, model
     assert checked("fit", "model=llama2", "optim.lr=0.5").optim.lr == 0.5
     assert checked("fit", "model=llama2", "data.template.name=chatml").data.template.name == "chatml"
+
+
+@pytest.mark.parametrize(
+    ("command", "override", "message"),
+    [
+        ("fit", "data.batch_size=0", "data.batch_size=0: a number of at least 1"),
+        ("fit", "data.eval_batch_size=-1", "data.eval_batch_size=-1: a number of at least 1"),
+        ("fit", "data.max_length=1", "data.max_length=1: a number of at least 2"),
+        ("fit", "data.validation_fraction=2", "data.validation_fraction=2.0: a share"),
+        ("fit", "data.num_workers=-1", "data.num_workers=-1: a number of at least 0"),
+        ("fit", "checkpoint.every_n_steps=-5", "checkpoint.every_n_steps=-5: a number of at least 0"),
+        ("predict", "temperature=-1", "temperature=-1.0: a number of at least 0"),
+        ("predict", "top_p=0", "top_p=0.0: a share"),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(command, override, message):
+    overrides = [override] if command == "fit" else [override, "run=x"]
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        checked(command, *overrides)

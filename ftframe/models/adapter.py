@@ -30,8 +30,11 @@ def check_adapter(peft_config: Any, quantization_config: Any, *, on_gpu: bool) -
     """Refuse what PEFT cannot train.
 
     Raises:
-        ConfigError: For DoRA on an 8-bit base without a GPU.
+        ConfigError: For a rank below 1, and for DoRA on an 8-bit base without a GPU.
     """
+    rank = getattr(peft_config, "r", 1)
+    if rank < 1:
+        raise ConfigError(f"peft.r={rank}: the rank of an adapter is 1 or more. For no adapter: peft=none.")
     is_8bit = quantization_config is not None and quantization_config.load_in_8bit
     if getattr(peft_config, "use_dora", False) and is_8bit and not on_gpu:
         # peft 0.21 moves the weight at each dequantisation, and bitsandbytes 0.50 then forgets its scales.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import lightning as L  # noqa: N812 (the library's own abbreviation)
 import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
@@ -29,6 +28,7 @@ def evaluate(cfg: Any) -> Path:
     assembly.check_nodes(cfg)
     artifact = find_artifact(cfg.run)
     record = read_record(artifact)
+    trainer = _build_trainer(cfg, record)
     data_config = cfg.data if cfg.data is not None else data_of_run(artifact.parent)
     tokenizer = load_artifact_tokenizer(artifact)
     template = assembly.build_template(record.template, tokenizer)
@@ -45,7 +45,7 @@ def evaluate(cfg: Any) -> Path:
     )
     base = record.base_spec(path=cfg.base, trust_remote_code=cfg.trust_remote_code)
     module = CausalLMModule(lambda device: load_artifact(artifact, record, base=base, device=device))
-    trainer = _build_trainer(cfg, record, folder=folder, callbacks=[answers])
+    trainer.callbacks.append(answers)
     data_config.eval_batch_size = batch_size
     datamodule = assembly.build_datamodule(data_config, data, pad_token_id=sampling.pad_token_id, seed=seed)
     results = assembly.validate(trainer, module, datamodule)
@@ -77,14 +77,12 @@ def seed_of_run(run: Path, *, default: int) -> int:
     return int(yaml.safe_load(path.read_text(encoding="utf-8"))["seed"]) if path.is_file() else default
 
 
-def _build_trainer(cfg: Any, record: Record, *, folder: Path, callbacks: list[Any]) -> L.Trainer:
+def _build_trainer(cfg: Any, record: Record) -> Any:
     precision = resolve_precision(
         str(cfg.trainer.precision),
         record.dtype,
         trains_base=record.kind == "model",
         on_gpu=assembly.on_gpu(cfg.trainer.accelerator),
     )
-    if cfg.trainer.enable_progress_bar:
-        callbacks = [*callbacks, RichProgressBar()]
-    trainer: L.Trainer = assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=False, folder=folder)
-    return trainer
+    callbacks = [RichProgressBar()] if cfg.trainer.enable_progress_bar else []
+    return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=False)

@@ -35,6 +35,8 @@ def fit(cfg: Any) -> Path:
     assembly.check_cell(cfg)
     precision = assembly.precision_of(cfg)
     ckpt_path = find_checkpoint(cfg.ckpt_path)
+    throughput = Throughput()
+    trainer = _build_trainer(cfg, precision, callbacks=[throughput])
     spec = assembly.base_spec(cfg)
     with console.progress(f"load tokenizer {spec.tokenizer or spec.path}"):  # a hub may take its time
         tokenizer = load_tokenizer(spec)
@@ -46,11 +48,11 @@ def fit(cfg: Any) -> Path:
     console.write_logs_to(folder / "log.txt")
     runs.write_config(folder, cfg)
 
-    answers, throughput = _answers(cfg, data, template, tokenizer), Throughput()
-    trainer = _build_trainer(cfg, precision, folder=folder, callbacks=[answers, throughput])
+    answers = _answers(cfg, data, template, tokenizer)
     datamodule = assembly.build_datamodule(cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed)
     total_steps = _total_steps(cfg, data, trainer)
-    trainer.callbacks += build_checkpoints(folder / "checkpoints", total_steps=total_steps, **cfg.checkpoint)
+    checkpoints = build_checkpoints(folder / "checkpoints", total_steps=total_steps, **cfg.checkpoint)
+    trainer.callbacks += [answers, *checkpoints]
     module = _build_module(cfg, precision, data=data, total_steps=total_steps)
 
     baseline = assembly.validate(trainer, module, datamodule) if cfg.baseline else None
@@ -112,12 +114,12 @@ def _answers(cfg: Any, data: assembly.PreparedData, template: PromptTemplate, to
     )
 
 
-def _build_trainer(cfg: Any, precision: Precision, *, folder: Path, callbacks: list[Any]) -> Any:
+def _build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any]) -> Any:
     logger = assembly.build(cfg.logger, "logger") if cfg.logger is not None else False
     if cfg.trainer.enable_progress_bar:
         callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
     callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-    return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger, folder=folder)
+    return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger)
 
 
 def _total_steps(cfg: Any, data: assembly.PreparedData, trainer: L.Trainer) -> int:

@@ -1,0 +1,38 @@
+"""What the wheel holds is what stands in the tree."""
+
+import tomllib
+from pathlib import Path
+
+import ftframe
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_is_listed():
+    found = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("ftframe/**/__init__.py")}
+    assert len(found) >= 7
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | {"ftframe.conf"}
+
+
+def test_version_is_the_same_in_both_places():
+    assert PROJECT["project"]["version"] == ftframe.__version__
+
+
+def test_constraints_are_exact_and_cover_every_dependency():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(line.count("==") == 1 for line in lines)
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines}
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = {
+        requirement.partition(">")[0].strip().lower()
+        for requirement in (*PROJECT["project"]["dependencies"], *extras["test"], *extras["tensorboard"])
+    }
+    assert len(wanted) >= 18
+    assert wanted <= pinned
+
+
+def test_readme_has_the_two_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert "```bash ci\npip install -c constraints.txt -e . && ftframe fit\n```" in readme
+    assert "```bash ci\npip install -c constraints.txt -e '.[test]' && pytest\n```" in readme
