@@ -22,8 +22,10 @@ def attach_adapter(base: Any, peft_config: Any, *, base_path: str, in_float32: b
         base_path: What the saved adapter names as its base.
         in_float32: Whether the adapter's weights are float32 whatever the base's type.
     """
-    peft_config.base_model_name_or_path = base_path  # PEFT leaves None for a base that was made in code
-    return get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32)
+    model = get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = base_path  # PEFT leaves None for a base that was made in code
+    return model
 
 
 def check_adapter(peft_config: Any, quantization_config: Any, *, on_gpu: bool) -> None:
@@ -62,7 +64,14 @@ def load_adapter(base: Any, folder: Path) -> Any:
         raise ConfigError(f"{folder} holds no {WEIGHTS}, so it is not an adapter.")
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
-    model = PeftModel.from_pretrained(base, str(folder), config=config)
+    origin = config.base_model_name_or_path
+    try:
+        model = PeftModel.from_pretrained(base, str(folder), config=config)
+    except RuntimeError as error:  # tensors of the same names and other shapes
+        raise FtframeError(
+            f"The adapter in {folder} does not fit this base: its tensors have other shapes. "
+            f"Give the base it was trained on: {origin}."
+        ) from error
     with safe_open(weights, framework="pt") as file:
         stored = set(file.keys())
     expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
@@ -70,6 +79,6 @@ def load_adapter(base: Any, folder: Path) -> Any:
         odd = sorted(stored ^ expected)
         raise FtframeError(
             f"The adapter in {folder} does not fit this base: {len(odd)} tensors stand on one side only, "
-            f"the first is {odd[0]}. Give the base it was trained on: {config.base_model_name_or_path}."
+            f"the first is {odd[0]}. Give the base it was trained on: {origin}."
         )
     return model

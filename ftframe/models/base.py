@@ -10,7 +10,8 @@ from typing import Any
 
 import bitsandbytes as bnb
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ftframe.errors import ConfigError, did_you_mean
 from ftframe.models.random_init import random_model
@@ -41,13 +42,14 @@ def resolve_path(path: str, *, key: str = "model.path") -> str:
     if path.startswith(PACKAGE_SCHEME):
         package, _, folder = path.removeprefix(PACKAGE_SCHEME).partition("/")
         try:
-            return str(files(package) / folder)
-        except ModuleNotFoundError as error:
+            local = Path(str(files(package))) / folder
+        except (ModuleNotFoundError, ValueError) as error:  # ValueError: an empty name
             raise ConfigError(f"{key}={path}: no package '{package}' is installed.") from error
-    local = Path(path).expanduser()
+    else:
+        local = Path(path).expanduser()
     if local.is_dir():
         return str(local.resolve())
-    if path.startswith((".", "/", "~")) or local.exists():
+    if path.startswith((".", "/", "~", PACKAGE_SCHEME)) or local.exists():
         siblings = [entry.name for entry in local.parent.iterdir()] if local.parent.is_dir() else []
         raise ConfigError(f"{key}={path} is not a folder.{did_you_mean(local.name, siblings)}")
     return path
@@ -75,26 +77,33 @@ def load_config(spec: BaseSpec) -> Any:
     """The shape of the model, as its library's config object.
 
     Raises:
-        ConfigError: If it cannot be read, `model.config` holds a key that this kind of model does not have, or it
-            differs from the pretrained weights' own shape.
+        ConfigError: If it cannot be read, `model.config` holds a key or value that this kind of model does not have, or
+            it differs from the pretrained weights' own shape.
     """
-    if spec.init == "random" and spec.config.get("model_type"):
-        config = AutoConfig.for_model(spec.config["model_type"])
-    else:
-        config = _pretrained_config(spec)
+    model_type = spec.config.get("model_type") if spec.init == "random" else None
+    config = _default_config(model_type) if model_type else _pretrained_config(spec)
     for name, value in spec.config.items():
         if not hasattr(config, name):
             raise ConfigError(f"Unknown key 'model.config.{name}'.{did_you_mean(name, config.to_dict())}")
-        if spec.init == "random":
-            setattr(config, name, value)
-        elif getattr(config, name) != value:
+        if spec.init != "random" and getattr(config, name) != value:
             raise ConfigError(
                 f"model.config.{name}={value}, but the weights at model.path={spec.path} have {getattr(config, name)}. "
                 "Leave it out, or build the shape without weights by model.init=random."
             )
-    if spec.init == "random":
-        return type(config).from_dict(config.to_dict())  # derived values follow the overridden ones
-    return config
+    if spec.init != "random":
+        return config
+    # Built anew from what is given: values that the class derives, such as head_dim, must follow it.
+    given = {} if model_type else config.to_dict()
+    try:
+        return type(config).from_dict({**given, **spec.config})
+    except StrictDataclassError as error:
+        raise ConfigError(f"model.config: {' '.join(str(error).split())}") from error
+
+
+def _default_config(model_type: str) -> Any:
+    if model_type not in CONFIG_MAPPING:
+        raise ConfigError(f"Unknown model.config.model_type={model_type}.{did_you_mean(model_type, CONFIG_MAPPING)}")
+    return AutoConfig.for_model(model_type)
 
 
 def _pretrained_config(spec: BaseSpec) -> Any:
