@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, runs
+from ftframe import assembly, console, preparation, runs
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import Sampling
 from ftframe.models.artifact import Record, find_artifact, load_artifact, load_artifact_tokenizer, read_record
@@ -33,21 +33,21 @@ def evaluate(cfg: Any) -> Path:
     tokenizer = load_artifact_tokenizer(artifact)
     template = assembly.build_template(record.template, tokenizer)
     seed = seed_of_run(artifact.parent, default=cfg.seed)
-    data = assembly.prepare_data(data_config, template, tokenizer=tokenizer, seed=seed, train=False)
+    data = preparation.prepare_data(data_config, template, tokenizer=tokenizer, seed=seed, train=False)
     batch_size = cfg.batch_size or data_config.eval_batch_size
 
     folder = runs.create_run_folder(cfg.output_dir)
     console.write_logs_to(folder / "log.txt")
     runs.write_config(folder, cfg)
     sampling = Sampling(record.stop_token_ids, assembly.pad_token_id(tokenizer), data_config.max_new_tokens)
-    answers = assembly.generation_metrics(
+    answers = preparation.generation_metrics(
         data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=batch_size
     )
     base = record.base_spec(path=cfg.base, trust_remote_code=cfg.trust_remote_code)
     module = CausalLMModule(lambda device: load_artifact(artifact, record, base=base, device=device))
     trainer.callbacks.append(answers)
     data_config.eval_batch_size = batch_size
-    datamodule = assembly.build_datamodule(data_config, data, pad_token_id=sampling.pad_token_id, seed=seed)
+    datamodule = preparation.build_datamodule(data_config, data, pad_token_id=sampling.pad_token_id, seed=seed)
     results = assembly.validate(trainer, module, datamodule)
     if trainer.is_global_zero:
         runs.write_json(folder / "metrics.json", {"final": results, "data": data.counts, "artifact": str(artifact)})

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ftframe import assembly, console, runs
+from ftframe import assembly, console, preparation, runs
 from ftframe.api import PromptTemplate
 from ftframe.data.supervision import stop_token_ids
 from ftframe.errors import ConfigError
@@ -42,14 +42,16 @@ def fit(cfg: Any) -> Path:
         tokenizer = load_tokenizer(spec)
         check_vocabulary(load_config(spec), tokenizer)
     template = assembly.build_template(cfg.data.template, tokenizer)
-    data = assembly.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
+    data = preparation.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
 
     folder = runs.create_run_folder(cfg.output_dir)
     console.write_logs_to(folder / "log.txt")
     runs.write_config(folder, cfg)
 
     answers = _answers(cfg, data, template, tokenizer)
-    datamodule = assembly.build_datamodule(cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed)
+    datamodule = preparation.build_datamodule(
+        cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed
+    )
     total_steps = _total_steps(cfg, data, trainer)
     checkpoints = build_checkpoints(folder / "checkpoints", total_steps=total_steps, **cfg.checkpoint)
     trainer.callbacks += [answers, *checkpoints]
@@ -103,13 +105,13 @@ def find_checkpoint(ckpt_path: str | None) -> str | None:
     return str(path)
 
 
-def _answers(cfg: Any, data: assembly.PreparedData, template: PromptTemplate, tokenizer: Any) -> GenerationMetrics:
+def _answers(cfg: Any, data: preparation.PreparedData, template: PromptTemplate, tokenizer: Any) -> GenerationMetrics:
     sampling = Sampling(
         stop_token_ids=stop_token_ids(template=template, tokenizer=tokenizer),
         pad_token_id=assembly.pad_token_id(tokenizer),
         max_new_tokens=cfg.data.max_new_tokens,
     )
-    return assembly.generation_metrics(
+    return preparation.generation_metrics(
         data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=cfg.data.eval_batch_size
     )
 
@@ -122,7 +124,7 @@ def _build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any]) -> A
     return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger)
 
 
-def _total_steps(cfg: Any, data: assembly.PreparedData, trainer: L.Trainer) -> int:
+def _total_steps(cfg: Any, data: preparation.PreparedData, trainer: L.Trainer) -> int:
     batches = -(-len(data.train) // (cfg.data.batch_size * trainer.world_size))
     return total_optimizer_steps(
         batches,
@@ -133,7 +135,7 @@ def _total_steps(cfg: Any, data: assembly.PreparedData, trainer: L.Trainer) -> i
     )
 
 
-def _build_module(cfg: Any, precision: Precision, *, data: assembly.PreparedData, total_steps: int) -> Any:
+def _build_module(cfg: Any, precision: Precision, *, data: preparation.PreparedData, total_steps: int) -> Any:
     supervised = sum(label >= 0 for example in data.train for label in example["labels"][1:])
     per_batch = cfg.data.batch_size * supervised / len(data.train)
     return assembly.build_module(cfg, precision, total_steps=total_steps, tokens_per_batch=per_batch)
@@ -160,7 +162,7 @@ def _count_parameters(model: Any) -> dict[str, int]:
 
 
 def _report(
-    folder: Path, artifact: Path, results: dict[str, Any], *, data: assembly.PreparedData, samples: Any
+    folder: Path, artifact: Path, results: dict[str, Any], *, data: preparation.PreparedData, samples: Any
 ) -> None:
     """The end of the run on the console: what changed, an example, and where everything is."""
     if data.conversations:
