@@ -43,6 +43,7 @@ def fit(cfg: Any) -> Path:
         check_vocabulary(load_config(spec), tokenizer)
     template = assembly.build_template(cfg.data.template, tokenizer)
     data = preparation.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
+    total_steps = _total_steps(cfg, data, trainer)
 
     folder = runs.create_run_folder(cfg.output_dir)
     console.write_logs_to(folder / "log.txt")
@@ -52,7 +53,6 @@ def fit(cfg: Any) -> Path:
     datamodule = preparation.build_datamodule(
         cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed
     )
-    total_steps = _total_steps(cfg, data, trainer)
     checkpoints = build_checkpoints(folder / "checkpoints", total_steps=total_steps, **cfg.checkpoint)
     trainer.callbacks += [answers, *checkpoints]
     module = _build_module(cfg, precision, data=data, total_steps=total_steps)
