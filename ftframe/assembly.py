@@ -11,6 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 from ftframe.api import PromptTemplate
+from ftframe.compose import targets
 from ftframe.console import progress
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
@@ -59,12 +60,27 @@ def check_node(node: Any, key: str) -> None:
     name = arguments.pop("_target_", None)
     if name is None:
         raise ConfigError(f"{key}._target_ is missing: it names the class that {key} builds.")
+    target = locate(name, f"{key}._target_")
+    is_partial = arguments.pop("_partial_", False)
+    check_arguments(target, arguments, key=key, partial=is_partial)
+
+
+def locate(name: str, key: str) -> Any:
+    """The class or function that a `_target_` names.
+
+    Raises:
+        ConfigError: If it cannot be imported, or its package only borrows it: `ftframe.cli.os.system` has an allowed
+            beginning, and would still run anything.
+    """
     try:
         target = get_object(name)
     except Exception as error:  # whatever the import raises
-        raise ConfigError(f"{key}._target_={name} cannot be imported: {error}") from error
-    is_partial = arguments.pop("_partial_", False)
-    check_arguments(target, arguments, key=key, partial=is_partial)
+        raise ConfigError(f"{key}={name} cannot be imported: {error}") from error
+    package = name.partition(".")[0]
+    home = f"{package}.optim." if package in ("torch", "bitsandbytes") else f"{package}."
+    if not f"{getattr(target, '__module__', None)}.".startswith(home):
+        raise ConfigError(f"{key}={name} is not allowed: {package} does not define it.")
+    return target
 
 
 def check_cell(cfg: Any) -> None:
@@ -84,6 +100,8 @@ def build(node: Any, key: str, **further: Any) -> Any:
     Raises:
         ConfigError: If its class refuses the arguments or a package of its own is missing.
     """
+    for target_key, name in targets(node, key):
+        locate(name, target_key)
     try:
         return instantiate(node, _convert_="all", **further)
     except Exception as error:

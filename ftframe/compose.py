@@ -95,7 +95,7 @@ def check(cfg: DictConfig) -> DictConfig:
     except OmegaConfBaseException as error:
         raise ConfigError(_explain_key(error, schema)) from error
     assert isinstance(typed, DictConfig)
-    for key, target in _targets(typed):
+    for key, target in targets(typed):
         if not target.startswith(TARGET_PREFIXES):
             raise ConfigError(
                 f"{key}={target} is not allowed: a config may only build objects from "
@@ -142,7 +142,7 @@ def _check_cell(cfg: DictConfig) -> None:
         )
 
 
-def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every `_target_` below a node, with its key."""
     if OmegaConf.is_dict(node):
         for name, child in node.items():
@@ -150,10 +150,10 @@ def _targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             if name == "_target_":
                 yield path, str(child)
             else:
-                yield from _targets(child, path)
+                yield from targets(child, path)
     elif OmegaConf.is_list(node):
         for index, child in enumerate(node):
-            yield from _targets(child, f"{key}[{index}]")
+            yield from targets(child, f"{key}[{index}]")
 
 
 def _explain_key(error: OmegaConfBaseException, schema: DictConfig) -> str:
