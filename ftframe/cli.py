@@ -37,6 +37,7 @@ examples:
   ftframe fit --cfg job                        print the configuration and stop
 """
 
+_REFERENCE = re.compile(r"(\\*)\$\{")
 _QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 _QUOTE_OR_END = re.compile(r'(\\*)("|\Z)')
 
@@ -138,6 +139,7 @@ def _quote_prompt(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if key not in ("prompt", "system") or not equals or value == "null" or _QUOTED.fullmatch(value):
         return argument
+    value = _REFERENCE.sub(lambda found: found[1] * 2 + "\\${", value)  # text, not a reference to another key
     # Hydra reads backslashes in quotes as they are, except before a quote, where each is doubled.
     escaped = _QUOTE_OR_END.sub(lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), value)
     return f'{key}="{escaped}"'

@@ -130,6 +130,13 @@ def _check_ranges(cfg: DictConfig) -> None:
 
 def _check_cell(cfg: DictConfig) -> None:
     """Refuse combinations of peft and quant that cannot train."""
+    for group in ("peft", "quant"):
+        node = cfg[group]
+        if node is not None and "_target_" not in node:
+            raise ConfigError(
+                f"{group}=none, but an experiment or an override sets {', '.join(f'{group}.{key}' for key in node)}. "
+                "Choose what they belong to, or leave them out."
+            )
     if cfg.require_quant and cfg.quant is None:
         raise ConfigError(
             "peft=qlora is LoRA on a quantised base, and quant=none leaves the base as it is. "
@@ -143,15 +150,17 @@ def _check_cell(cfg: DictConfig) -> None:
 
 
 def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every `_target_` below a node, with its key."""
-    if OmegaConf.is_dict(node):
+    """Every `_target_` below a node, with its key; values are read as they stand, never resolved."""
+    if OmegaConf.is_config(node):
+        node = OmegaConf.to_container(node)
+    if isinstance(node, dict):
         for name, child in node.items():
             path = f"{key}.{name}" if key else str(name)
             if name == "_target_":
                 yield path, str(child)
             else:
                 yield from targets(child, path)
-    elif OmegaConf.is_list(node):
+    elif isinstance(node, list):
         for index, child in enumerate(node):
             yield from targets(child, f"{key}[{index}]")
 

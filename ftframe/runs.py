@@ -86,7 +86,7 @@ def write_config(folder: Path, cfg: Any) -> None:
     """What the run was asked for: the resolved config, secrets redacted, and what was typed."""
     if not is_first_rank():
         return
-    redacted = redact(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    redacted = redact(OmegaConf.to_container(cfg, enum_to_str=True))
     (folder / "config.yaml").write_text(yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True), encoding="utf-8")
     typed = redact_overrides([argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"])
     (folder / "overrides.yaml").write_text(yaml.safe_dump(typed, allow_unicode=True), encoding="utf-8")

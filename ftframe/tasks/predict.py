@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 import torch
+from omegaconf import OmegaConf
 
 from ftframe import assembly, console, runs
 from ftframe.api import Conversation, Message
@@ -60,10 +61,11 @@ def read_conversations(cfg: Any) -> list[Conversation]:
     Raises:
         ConfigError: If not exactly one of `prompt` and `input` is given.
     """
-    if (cfg.prompt is None) == (cfg.input is None):
+    typed: Any = OmegaConf.to_container(cfg)  # as it stands: reading cfg.prompt would take a `${` in it for a reference
+    prompt, system = typed["prompt"], typed["system"]
+    if (prompt is None) == (cfg.input is None):
         raise ConfigError('Give either prompt="..." or input=FILE.jsonl, one of the two.')
-    if cfg.prompt is not None:
-        system = [Message("system", cfg.system)] if cfg.system else []
-        return [[*system, Message("user", cfg.prompt)]]
+    if prompt is not None:
+        return [[*([Message("system", system)] if system else []), Message("user", prompt)]]
     rows = jsonl(path=cfg.input, columns=assembly.plain(cfg.columns) or None)["train"]
     return [turns[:-1] if turns[-1].role == "assistant" else turns for turns in rows]
