@@ -38,13 +38,13 @@ def check_nodes(cfg: Any) -> None:
     Raises:
         ConfigError: Naming the key that the library would not take.
     """
-    for key in ("quant", "peft", "optim", "logger"):
-        check_node(cfg.get(key), key)
     # `auto` is ours, and resolve_precision has a better message for the others.
     check_node({k: v for k, v in plain(cfg.trainer).items() if k != "precision"}, "trainer")
-    for name, node in (cfg.get("callbacks") or {}).items():
-        check_node(node, f"callbacks.{name}")
-    if "scheduler" in cfg:
+    if cfg.command == "fit":
+        for key in ("quant", "peft", "optim", "logger"):
+            check_node(cfg[key], key)
+        for name, node in cfg.callbacks.items():
+            check_node(node, f"callbacks.{name}")
         check_scheduler(cfg.scheduler.name, cfg.scheduler.warmup_ratio)
 
 
@@ -244,7 +244,7 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         logger=logger,
         default_root_dir=cfg.output_dir,
         enable_checkpointing=False,  # Lightning's default one; ours are added when the number of steps is known
-        deterministic=cfg.get("deterministic", False),
+        deterministic=cfg.deterministic,
     )
 
 

@@ -134,6 +134,7 @@ class EvaluateConfig:
     """Where the base model is now, if not where it was in training."""
     trust_remote_code: bool = False
     seed: int = 0
+    deterministic: bool = False
     output_dir: str = MISSING
     data: DataConfig | None = None
     """`null` takes the validation data of the run."""

@@ -126,7 +126,7 @@ def text(
         if Path(file).suffix in JSON_LINES:
             rows = read_json_lines(file, key=key, limit=limit)
         else:
-            if columns:
+            if any(column is not None for column in (columns or {}).values()):
                 raise ConfigError(f"{COLUMNS_KEY} has no meaning for {key}={file}: only JSON Lines have columns.")
             rows = read_documents(file, key=key, separator=separator)[:limit]
         splits[name] = read_conversations(rows, columns=columns, formats=[TEXT])

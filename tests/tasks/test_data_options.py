@@ -1,0 +1,49 @@
+"""Each option of the group `data` on a local file, through the whole command, as `conf/data` has it."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from ftframe.compose import groups
+
+PAIRS = [(f"What is {n} plus {n}?", f"It is {2 * n}.") for n in range(40)]
+ROWS = {
+    "alpaca": [{"instruction": question, "input": "", "output": answer} for question, answer in PAIRS],
+    "guanaco": [{"text": f"<s>[INST] {question} [/INST] {answer} </s>"} for question, answer in PAIRS],
+    "jsonl": [{"prompt": question, "completion": answer} for question, answer in PAIRS],
+    "text": [{"text": f"{question} {answer}"} for question, answer in PAIRS],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", ["people", *ROWS])
+def test_option_trains(option, ftframe, quick, tmp_path):
+    overrides = [override for override in quick if not override.startswith("data.")]
+    if option in ROWS:
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS[option])))
+        overrides.append("data.dataset.path=rows.jsonl")
+    done = ftframe("fit", f"data={option}", *overrides, "trainer.max_steps=2", "peft=lora", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs" / "fit").iterdir()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["final"]["val/loss"] < metrics["baseline"]["val/loss"]
+    assert OmegaConf.load(run / "config.yaml").data.dataset.name == option
+    if option in ROWS:
+        assert metrics["data"] == {"train_rows": 36, "validation_rows": 4}
+
+
+@pytest.mark.slow
+def test_plain_text_file_trains(ftframe, quick, tmp_path):
+    (tmp_path / "documents.txt").write_text("\n\n".join(f"{question}\n{answer}" for question, answer in PAIRS))
+    overrides = [override for override in quick if not override.startswith("data.")]
+    done = ftframe(
+        "fit", "data=text", "data.dataset.path=documents.txt", *overrides, "trainer.max_steps=2", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs" / "fit").iterdir()
+    assert json.loads((run / "metrics.json").read_text())["data"] == {"train_rows": 36, "validation_rows": 4}
+
+
+def test_every_option_is_in_the_table():
+    assert set(groups()["data"]) == {"people", *ROWS}
