@@ -39,15 +39,22 @@ class PreparedData:
     counts: dict[str, int] = field(default_factory=dict)
 
 
-def prepare_data(data: Any, template: PromptTemplate, *, tokenizer: Any, seed: int, train: bool = True) -> PreparedData:
+def prepare_data(
+    data: Any, template: PromptTemplate, *, tokenizer: Any, seed: int, whole: bool = False
+) -> PreparedData:
     """Read, split, tokenise and check the data of a config's `data` node.
+
+    `whole` is for data that is only measured: where it brings no validation split, every row is measured and none held
+    back for training.
 
     Raises:
         DataError: If a row cannot be learnt from, or nothing is left.
         ConfigError: If an argument of the dataset is wrong.
     """
     splits = datasets.build(plain(data.dataset), key="data.dataset")
-    if "validation" not in splits:
+    if "validation" not in splits and whole:
+        splits = {"train": [], "validation": splits["train"]}
+    elif "validation" not in splits:
         splits = split_validation(splits["train"], fraction=data.validation_fraction, seed=seed)
     training, validation = splits["train"], splits["validation"]
     prepared = PreparedData([], [])

@@ -87,7 +87,7 @@ class SchedulerConfig:
 class CheckpointConfig:
     """What is kept for resuming: trained weights, optimizer and position."""
 
-    every_n_steps: int = 500
+    every_n_steps: int = 100
     """Optimizer steps between two saves of `checkpoints/last.ckpt`; 0 for none."""
     save_best: bool = True
     """Also keep the step with the lowest `val/loss`."""

@@ -33,7 +33,9 @@ def evaluate(cfg: Any) -> Path:
     tokenizer = load_artifact_tokenizer(artifact)
     template = assembly.build_template(record.template, tokenizer)
     seed = seed_of_run(artifact.parent, default=cfg.seed)
-    data = preparation.prepare_data(data_config, template, tokenizer=tokenizer, seed=seed, train=False)
+    data = preparation.prepare_data(
+        data_config, template, tokenizer=tokenizer, seed=seed, train=False, whole=cfg.data is not None
+    )
     batch_size = cfg.batch_size or data_config.eval_batch_size
 
     folder = runs.create_run_folder(cfg.output_dir)

@@ -179,6 +179,7 @@ def _report(
     speed = results["tokens_per_second"]
     console.print_facts(
         [
+            *((name.replace("_", " "), count) for name, count in data.counts.items()),
             ("optimizer steps", results["optimizer_steps"]),
             ("tokens per second", f"{speed:,.0f}" if speed else "-"),
             ("peak memory, GiB", results.get("peak_gpu_gib", results["peak_host_gib"])),

@@ -32,6 +32,16 @@ def test_measures_an_adapter_alone_on_other_data(default_run, tmp_path, ftframe)
     assert found["val/token_accuracy"] > 0.9
 
 
+@pytest.mark.slow
+def test_measures_every_row_of_a_file(default_run, tmp_path, ftframe):
+    rows = [{"prompt": f"Where does {name} live?", "completion": "Highwell"} for name in map(str, range(30))]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ("data=jsonl", "data.dataset.path=rows.jsonl", "data.generate_examples=5", "data.max_new_tokens=4")
+    done = ftframe("evaluate", f"run={default_run[0]}", *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path)["data"] == {"validation_rows": 30}
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
