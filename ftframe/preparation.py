@@ -40,7 +40,7 @@ class PreparedData:
 
 
 def prepare_data(
-    data: Any, template: PromptTemplate, *, tokenizer: Any, seed: int, whole: bool = False
+    data: Any, template: PromptTemplate, *, tokenizer: Any, seed: int, train: bool = True, whole: bool = False
 ) -> PreparedData:
     """Read, split, tokenise and check the data of a config's `data` node.
 
