@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -33,7 +33,43 @@ class Message:
 Conversation = Sequence[Message]
 """One example: its turns in order."""
 
-Splits = Mapping[str, Sequence[Conversation]]
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A conversation that knows where it comes from.
+
+    Attributes:
+        messages: The conversation.
+        where: File and row, for messages and reports.
+    """
+
+    messages: Conversation
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """What a builder gives in place of a row that is no conversation; `data.on_bad_row` says what becomes of it.
+
+    Attributes:
+        where: File and row.
+        column: The column or key at fault, or what else of the row.
+        rule: What is there and what is needed instead.
+    """
+
+    where: str
+    column: str
+    rule: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.column} {self.rule}"
+
+
+Rows = Iterable[Conversation | Row | BadRow]
+"""The rows of a split. A sequence is read and tokenised before training; any other iterable is streamed while training,
+and must start anew each time it is iterated."""
+
+Splits = Mapping[str, Rows]
 """What a dataset builder returns: `train`, and `validation` where the dataset has one."""
 
 
