@@ -154,13 +154,13 @@ def precision_of(cfg: Any) -> Precision:
     )
 
 
-def build_template(node: Any, tokenizer: Any) -> PromptTemplate:
+def build_template(node: Any, tokenizer: Any, *, key: str = "data.template") -> PromptTemplate:
     """The prompt template by name.
 
     Raises:
         PluginError: If no package registers the name.
     """
-    template: PromptTemplate = prompt_templates.build(plain(node), key="data.template", tokenizer=tokenizer)
+    template: PromptTemplate = prompt_templates.build(plain(node), key=key, tokenizer=tokenizer)
     return template
 
 
@@ -169,7 +169,9 @@ def pad_token_id(tokenizer: Any) -> int:
     return int(next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None))
 
 
-def build_module(cfg: Any, precision: Precision, *, total_steps: int, tokens_per_batch: float) -> CausalLMModule:
+def build_module(
+    cfg: Any, precision: Precision, *, total_steps: int, tokens_per_batch: float, validation_tasks: Sequence[str] = ()
+) -> CausalLMModule:
     """The LightningModule of a training run; its model is built when Lightning says on which device."""
     schedule = partial(
         build_scheduler,
@@ -183,6 +185,7 @@ def build_module(cfg: Any, precision: Precision, *, total_steps: int, tokens_per
         partial(build_optimizer, cfg.optim),
         build_scheduler=schedule,
         tokens_per_batch=tokens_per_batch,
+        validation_tasks=validation_tasks,
     )
 
 
@@ -250,9 +253,17 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
 
 def origins(cfg: Any) -> dict[str, str]:
     """Which distribution and version each registered name of a run comes from."""
-    used = [(datasets, cfg.data.dataset["name"]), (prompt_templates, cfg.data.template["name"])]
+    templates = [cfg.data.template, *(task.template for task in cfg.data.tasks.values() if task.template)]
+    used = [(datasets, name) for name in dataset_names(cfg.data)]
+    used += [(prompt_templates, node["name"]) for node in templates]
     used += [(metrics, node["name"]) for node in cfg.metrics]
     return {f"{registry.kind} {name}": origin(registry.entries[name]) for registry, name in used}
+
+
+def dataset_names(data: Any) -> list[str]:
+    """The registered name of each dataset of a `data` node."""
+    nodes = [data.dataset] if data.dataset else [task.dataset for task in data.tasks.values()]
+    return [node["name"] for node in nodes]
 
 
 def validate(trainer: Any, module: CausalLMModule, datamodule: SFTDataModule) -> dict[str, float]:

@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ftframe.errors import ConfigError, did_you_mean
 from ftframe.runs import new_run_id
-from ftframe.schema import SCHEMAS
+from ftframe.schema import SCHEMAS, TaskConfig
 
 CONFIG_PACKAGE = "ftframe.conf"
 
@@ -88,6 +88,7 @@ def check(cfg: DictConfig) -> DictConfig:
     schema = OmegaConf.structured(SCHEMAS[cfg.command])
     try:
         typed = OmegaConf.merge(schema, OmegaConf.to_container(cfg))
+        _type_tasks(typed)
         missing = sorted(OmegaConf.missing_keys(typed))
         if missing:
             raise ConfigError(f"No value for {', '.join(missing)}. Set it on the command line: {missing[0]}=...")
@@ -105,6 +106,24 @@ def check(cfg: DictConfig) -> DictConfig:
     if typed.command == "fit":
         _check_cell(typed)
     return typed
+
+
+def _type_tasks(cfg: Any) -> None:
+    """Give each of `data.tasks` its type.
+
+    Raises:
+        ConfigError: If one has an unknown key or a value of another type.
+    """
+    tasks = OmegaConf.select(cfg, "data.tasks") or {}
+    for name in tasks:
+        key = f"data.tasks.{name}"
+        schema = OmegaConf.structured(TaskConfig)
+        if not OmegaConf.is_dict(tasks[name]):
+            raise ConfigError(f"{key}={tasks[name]!r}: a task is a node of keys. Allowed: {', '.join(schema)}.")
+        try:
+            tasks[name] = OmegaConf.merge(schema, OmegaConf.to_container(tasks[name]))
+        except OmegaConfBaseException as error:
+            raise ConfigError(_explain_key(error, schema, prefix=f"{key}.")) from error
 
 
 _AT_LEAST = {
@@ -165,16 +184,16 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from targets(child, f"{key}[{index}]")
 
 
-def _explain_key(error: OmegaConfBaseException, schema: DictConfig) -> str:
-    """A message for a value or key that the schema refuses."""
+def _explain_key(error: OmegaConfBaseException, schema: DictConfig, *, prefix: str = "") -> str:
+    """A message for a value or key that the schema refuses; `prefix` is where the schema stands."""
     key = error.full_key or str(error.key)
     if isinstance(error, ConfigKeyError):
         parent, _, name = key.rpartition(".")
         node = OmegaConf.select(schema, parent) if parent else schema
         allowed = [str(allowed) for allowed in node] if OmegaConf.is_dict(node) else []
-        return f"Unknown key '{key}'.{did_you_mean(name, allowed)}\nAllowed: {', '.join(allowed)}."
+        return f"Unknown key '{prefix}{key}'.{did_you_mean(name, allowed)}\nAllowed: {', '.join(allowed)}."
     reason = (error.msg or str(error)).splitlines()[0]
-    return f"{key}: {reason}"
+    return f"{prefix}{key}: {reason}"
 
 
 def _explain(error: Exception, command: str) -> str:

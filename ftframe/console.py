@@ -6,7 +6,7 @@ import logging
 import logging.handlers
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ def _flat(node: Any, *, nested: bool = False) -> str:
 
 @contextmanager
 def progress(description: str, *, total: int | None = None, visible: bool = True) -> Iterator[Any]:
-    """A progress bar, or a spinner where the total is not known; yields the function that advances it by one."""
+    """A progress bar, or a spinner where the total is not known; yields the function that advances it."""
     counted = (BarColumn(), MofNCompleteColumn()) if total is not None else (SpinnerColumn(finished_text="\u2713"),)
     bar = Progress(
         TextColumn("{task.description}"),
@@ -96,7 +96,7 @@ def progress(description: str, *, total: int | None = None, visible: bool = True
     )
     with bar:
         task = bar.add_task(description, total=total)
-        yield lambda: bar.advance(task)
+        yield lambda number=1: bar.advance(task, number)
         if total is None:
             bar.update(task, total=1, completed=1)
 
@@ -110,6 +110,16 @@ def print_results(baseline: Mapping[str, float] | None, final: Mapping[str, floa
     for name in final:
         before = [f"{baseline[name]:.4f}" if name in baseline else "-"] if baseline is not None else []
         table.add_row(name, *before, f"{final[name]:.4f}")
+    console.print(table)
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> None:
+    """A table, numbers on the right."""
+    table = Table(title=title, title_justify="left")
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
     console.print(table)
 
 

@@ -1,42 +1,88 @@
-"""From the config's `data` node to tokenised, checked examples, and the prompts that are answered."""
+"""From the config's `data` node to batches, and to the prompts that are answered."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
-from ftframe.api import Conversation, PromptTemplate
-from ftframe.assembly import answerer, build_metrics, plain
+from ftframe.api import PromptTemplate
+from ftframe.assembly import answerer, build_metrics, build_template, plain
 from ftframe.console import progress
+from ftframe.data.cache import default_cache_dir
 from ftframe.data.datamodule import Loading, SFTDataModule
-from ftframe.data.datasets import split_validation
-from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids, tokenize_conversation
-from ftframe.errors import DataError
+from ftframe.data.duplicates import Duplicates, find_duplicates
+from ftframe.data.examples import Examples
+from ftframe.data.fingerprints import fingerprint_source, fingerprint_template, fingerprint_tokenizer
+from ftframe.data.mixing import Mixture, plan_mixture
+from ftframe.data.prepared import BadRowPolicy, PreparedTask, Prompt, TaskSource, prepare_task
+from ftframe.data.streaming import Stream
+from ftframe.data.tokenizing import Limit
+from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.registry import datasets
 
 
-@dataclass
+@dataclass(frozen=True)
 class PreparedData:
-    """Tokenised data, and what became of its rows.
+    """The tokenised data of all tasks.
 
     Attributes:
-        train: Examples with `input_ids` and `labels`.
-        validation: The same for the held-out part.
-        prompts: Token ids of the validation prompts that are answered by generation.
-        references: The right answer to each of these prompts.
-        conversations: Where each of these prompts comes from.
-        counts: Rows read, dropped and truncated, by name.
+        tasks: Those that are trained come first.
+        mixture: Which training examples an epoch has; each once if None.
+        duplicates: Validation rows that are in the training rows too; None if that was not looked for.
     """
 
-    train: list[dict[str, list[int]]]
-    validation: list[dict[str, list[int]]]
-    prompts: list[list[int]] = field(default_factory=list)
-    references: list[str] = field(default_factory=list)
-    conversations: list[Conversation] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=dict)
+    tasks: list[PreparedTask]
+    mixture: Mixture | None = None
+    duplicates: Duplicates | None = None
+
+    @property
+    def trained(self) -> list[PreparedTask]:
+        """The tasks that are not only measured."""
+        return [task for task in self.tasks if task.source.weight > 0]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the tasks; none where there is only one without a name."""
+        return [task.name for task in self.tasks if task.name]
+
+    @cached_property
+    def train(self) -> Examples | Stream:
+        """The training examples, task by task; or the stream of the only task."""
+        parts = [task.train for task in self.trained]
+        if isinstance(parts[0], Stream):
+            return parts[0]
+        return Examples.concatenate(part for part in parts if isinstance(part, Examples))
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """The prompts of all tasks that are answered."""
+        return [prompt for task in self.tasks for prompt in task.prompts]
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """The tokens that end an answer in any task."""
+        return list(dict.fromkeys(token for task in self.tasks for token in task.stop_token_ids))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows read, left out and shortened, by name, the task's name in front."""
+        counts = {f"{task.name}/{k}".lstrip("/"): number for task in self.tasks for k, number in task.counts.items()}
+        return {**counts, **({k: v for k, v in self.duplicates.counts().items() if v} if self.duplicates else {})}
+
+    @property
+    def rejected(self) -> list[dict[str, str]]:
+        """Rows left out, each with split, place, reason and detail."""
+        return [row for task in self.tasks for row in task.rejected]
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Digests of the rows of each split, the task's name in front."""
+        return {f"{task.name}/{k}".lstrip("/"): v for task in self.tasks for k, v in task.fingerprints.items()}
 
 
 def prepare_data(
@@ -44,79 +90,141 @@ def prepare_data(
 ) -> PreparedData:
     """Read, split, tokenise and check the data of a config's `data` node.
 
-    `whole` is for data that is only measured: where it brings no validation split, every row is measured and none held
-    back for training.
+    Args:
+        data: The node.
+        template: Writes the conversations of tasks that do not name their own.
+        tokenizer: A transformers tokenizer.
+        seed: Chooses the rows held out and those that a mixture draws.
+        train: Whether the training rows are wanted.
+        whole: Whether every row is measured where there is no validation split.
 
     Raises:
         DataError: If a row cannot be learnt from, or nothing is left.
-        ConfigError: If an argument of the dataset is wrong.
+        ConfigError: If an argument of a dataset is wrong, or tasks cannot be mixed as asked.
     """
-    splits = datasets.build(plain(data.dataset), key="data.dataset")
-    if "validation" not in splits and whole:
-        splits = {"train": [], "validation": splits["train"]}
-    elif "validation" not in splits:
-        splits = split_validation(splits["train"], fraction=data.validation_fraction, seed=seed)
-    training, validation = splits["train"], splits["validation"]
-    prepared = PreparedData([], [])
-    tokenize = partial(_tokenize_split, data=data, template=template, tokenizer=tokenizer, counts=prepared.counts)
-    if train:
-        prepared.train = tokenize("train", training)
-    prepared.validation = tokenize("validation", validation)
-    answered = [c for c in validation if c[-1].role == "assistant" and len(c) > 1][: data.generate_examples]
-    for conversation in answered:
-        prepared.conversations.append(conversation)
-        prepared.prompts.append(prompt_ids(conversation, template=template, tokenizer=tokenizer))
-        prepared.references.append(conversation[-1].content)
-    return prepared
+    nodes = task_nodes(data)
+    sources = [
+        task_source(name, node, data, template=template, tokenizer=tokenizer, seed=seed) for name, node in nodes.items()
+    ]
+    sources.sort(key=lambda source: source.weight == 0)
+    tasks = [prepare_task(source, progress=tokenising, train=train, whole=whole) for source in sources]
+    if not train:
+        return PreparedData(tasks)
+    trained = [task for task in tasks if task.source.weight > 0]
+    mixture = build_mixture(data, trained) if len(tasks) > 1 else None
+    seen = (row.messages for task in trained for row in task.kept.get("train", ()))
+    held_out = [row.messages for task in trained for row in task.kept["validation"]]
+    return PreparedData(tasks, mixture, find_duplicates(seen, held_out))
 
 
-def _tokenize_split(
-    split: str,
-    conversations: Sequence[Conversation],
-    *,
-    data: Any,
-    template: Any,
-    tokenizer: Any,
-    counts: dict[str, int],
-) -> list[dict[str, list[int]]]:
-    counts[f"{split}_rows"] = len(conversations)
-    examples = []
-    with progress(f"tokenise {split}", total=len(conversations), visible=len(conversations) > 1000) as advance:
-        for row, conversation in enumerate(conversations, start=1):
-            example = tokenize_conversation(conversation, template=template, tokenizer=tokenizer)
-            advance()
-            if len(example["input_ids"]) > data.max_length:
-                example = _shorten(example, data, f"{split} row {row}", counts)
-            if example is not None:
-                examples.append(example)
-    if not examples:
-        raise DataError(f"No example is left in {split}: all are longer than data.max_length={data.max_length} tokens.")
-    check_supervision(
-        examples, tokenizer=tokenizer, stop_ids=stop_token_ids(template=template, tokenizer=tokenizer), split=split
-    )
-    return examples
+def task_nodes(data: Any) -> dict[str, Any]:
+    """The nodes of the tasks by name; one without a name where `data.dataset` is all.
 
-
-def _shorten(example: Any, data: Any, row: str, counts: dict[str, int]) -> Any:
-    """What `data.on_too_long` asks for; None to drop the example."""
-    length, choice = len(example["input_ids"]), data.on_too_long.value
-    if choice == "error":
-        raise DataError(
-            f"{row} has {length} tokens, more than data.max_length={data.max_length}. "
-            "Raise data.max_length, or set data.on_too_long=drop or truncate."
+    Raises:
+        ConfigError: If there is neither, or both, or no task to train.
+    """
+    tasks = dict(data.tasks)
+    if bool(tasks) == bool(data.dataset):
+        given = "both are given" if tasks else "neither is given"
+        raise ConfigError(
+            f"data.dataset is for one task, data.tasks for several, and {given}. Choose a recipe, as data=people; or "
+            "data=mix and for each task +data.tasks.<task>.dataset.name=... and its arguments."
         )
-    cut = {name: values[: data.max_length] for name, values in example.items()}
-    learns = any(label >= 0 for label in cut["labels"][1:])
-    outcome = "truncated" if choice == "truncate" and learns else "dropped"
-    counts[f"{outcome}_as_too_long"] = counts.get(f"{outcome}_as_too_long", 0) + 1
-    return cut if outcome == "truncated" else None
+    if not tasks:
+        return {"": None}
+    for name, node in tasks.items():
+        if not node.weight >= 0:
+            raise ConfigError(f"data.tasks.{name}.weight={node.weight}: a number of at least 0 is needed.")
+    if not any(node.weight > 0 for node in tasks.values()):
+        raise ConfigError("Every task in data.tasks has weight 0, so nothing is trained. Give one a weight above 0.")
+    return tasks
+
+
+def task_source(name: str, node: Any, data: Any, *, template: PromptTemplate, tokenizer: Any, seed: int) -> TaskSource:
+    """What a task's examples are made from, its dataset built.
+
+    Raises:
+        ConfigError: If an argument of the dataset or template is wrong.
+    """
+    prefix = f"data.tasks.{name}" if name else "data"
+    dataset = plain(node.dataset if name else data.dataset)
+    template_node = plain(node.template if name and node.template is not None else data.template)
+    if name and node.template is not None:
+        template = build_template(node.template, tokenizer, key=f"{prefix}.template")
+
+    def setting(key: str) -> Any:
+        own = node[key] if name else None
+        return data[key] if own is None else own
+
+    return TaskSource(
+        name=name,
+        splits=datasets.build(dataset, key=f"{prefix}.dataset"),
+        template=template,
+        tokenizer=tokenizer,
+        limit=Limit(setting("max_length"), setting("on_too_long").value),
+        policy=BadRowPolicy(skip=data.on_bad_row.value == "skip", max_fraction=data.max_bad_fraction),
+        validation_fraction=setting("validation_fraction"),
+        generate_examples=setting("generate_examples"),
+        weight=node.weight if name else 1.0,
+        seed=seed,
+        buffer=data.shuffle_buffer,
+        fingerprints={
+            "dataset": fingerprint_source(datasets.load(dataset["name"])),
+            "template": fingerprint_template(template, name=template_node["name"], arguments=template_node),
+            "tokenizer": fingerprint_tokenizer(tokenizer),
+        },
+        cache_dir=(Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir())
+        if data.cache
+        else None,
+    )
+
+
+def build_mixture(data: Any, trained: Sequence[PreparedTask]) -> Mixture | None:
+    """Which training examples an epoch has.
+
+    Raises:
+        ConfigError: If a task is streamed, or a weight is set that the strategy does not read.
+    """
+    sizes = []
+    for task in trained:
+        if isinstance(task.train, Stream):
+            raise ConfigError(
+                f"data.tasks.{task.name}.dataset.streaming=true: a stream cannot be mixed with other tasks. Read it "
+                "whole, or train on it alone."
+            )
+        sizes.append(len(task.train))
+    strategy = data.mixing.strategy.value
+    weights = [task.source.weight for task in trained]
+    if strategy != "weights" and set(weights) != {1.0}:
+        raise ConfigError(
+            f"data.mixing.strategy={strategy} reads no weights, but data.tasks sets "
+            f"{', '.join(f'{task.name}.weight={task.source.weight}' for task in trained)}. "
+            "Set data.mixing.strategy=weights, or leave them out."
+        )
+    return plan_mixture(
+        sizes,
+        weights=weights if strategy == "weights" else None,
+        temperature=data.mixing.temperature if strategy == "temperature" else None,
+        epoch_size=data.mixing.epoch_size,
+    )
+
+
+@contextmanager
+def tokenising(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar, shown where it is worth it."""
+    with progress(description, total=total, visible=total > 1000) as advance:
+        yield advance
 
 
 def build_datamodule(data: Any, prepared: PreparedData, *, pad_token_id: int, seed: int) -> SFTDataModule:
     """The batches of prepared data."""
+    train = prepared.train
+    capacity = data.max_length if data.packing else None
+    validation = [task.validation for task in prepared.tasks]
+    starts = [sum(map(len, validation[:number])) for number in range(len(validation))]
     return SFTDataModule(
-        prepared.train,
-        prepared.validation,
+        partial(train.batches, batch_size=data.batch_size, capacity=capacity) if isinstance(train, Stream) else train,
+        Examples.concatenate(validation),
         pad_token_id=pad_token_id,
         loading=Loading(
             batch_size=data.batch_size,
@@ -124,7 +232,10 @@ def build_datamodule(data: Any, prepared: PreparedData, *, pad_token_id: int, se
             seed=seed,
             num_workers=data.num_workers,
             group_by_length=data.group_by_length,
+            capacity=capacity,
         ),
+        mixture=prepared.mixture,
+        validation_starts=starts,
     )
 
 
@@ -133,8 +244,9 @@ def generation_metrics(
 ) -> GenerationMetrics:
     """The callback that answers the validation prompts."""
     return GenerationMetrics(
-        prepared.prompts,
-        prepared.references,
+        [prompt.ids for prompt in prepared.prompts],
+        [prompt.reference for prompt in prepared.prompts],
         metrics=build_metrics(nodes),
         generate=answerer(tokenizer, sampling, batch_size=batch_size),
+        tasks=[prompt.task for prompt in prepared.prompts],
     )

@@ -108,6 +108,13 @@ def write_samples(
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
+def write_rejected(folder: Path, rejected: Sequence[Mapping[str, str]]) -> None:
+    """`rejected_rows.jsonl`, if there are any: one line per row that was left out, with its place and the reason."""
+    if rejected and is_first_rank():
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rejected]
+        (folder / "rejected_rows.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
     """Versions, machine, the given facts and the digest of every artifact; the last file of a run that is complete."""
     artifacts = {

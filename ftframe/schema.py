@@ -25,6 +25,23 @@ class TooLong(Enum):
     error = "error"
     drop = "drop"
     truncate = "truncate"
+    chunk = "chunk"
+    """For documents, of which every token is learnt: several examples."""
+
+
+class BadRows(Enum):
+    """What becomes of rows that are no conversation."""
+
+    error = "error"
+    skip = "skip"
+
+
+class MixingStrategy(Enum):
+    """How often the tasks of `data.tasks` are seen."""
+
+    all_once = "all_once"
+    weights = "weights"
+    temperature = "temperature"
 
 
 @dataclass
@@ -50,26 +67,66 @@ class ModelConfig:
 
 
 @dataclass
+class TaskConfig:
+    """One of several tasks; what is `null` follows the key of that name in `data`."""
+
+    dataset: dict[str, Any] = MISSING
+    template: dict[str, Any] | None = None
+    weight: float = 1.0
+    """Share with `data.mixing.strategy=weights`; 0, with any strategy, measures the task and never trains it."""
+    max_length: int | None = None
+    on_too_long: TooLong | None = None
+    validation_fraction: float | None = None
+    generate_examples: int | None = None
+
+
+@dataclass
+class MixingConfig:
+    """How the tasks of `data.tasks` share an epoch."""
+
+    strategy: MixingStrategy = MixingStrategy.all_once
+    temperature: float = 2.0
+    """A task's share is its size to the power of 1 / temperature."""
+    epoch_size: int | None = None
+    """Examples of an epoch; `null` takes as many as all tasks have together."""
+
+
+@dataclass
 class DataConfig:
     """The data and how it becomes batches."""
 
-    dataset: dict[str, Any] = MISSING
+    dataset: dict[str, Any] = field(default_factory=dict)
     """`name` is looked up in `ftframe.datasets`; the other keys are its arguments."""
+    tasks: dict[str, Any] = field(default_factory=dict)
+    """Several tasks by name, each a `TaskConfig`, in place of `dataset`. OmegaConf would not let an override make one
+    out of nothing, so their types are checked in the composed config only."""
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     template: dict[str, Any] = field(default_factory=lambda: {"name": "${oc.select:model.template,null}"})
     """`name` is looked up in `ftframe.prompt_templates`; the other keys are its arguments."""
     max_length: int = 1024
-    """Tokens of one example, prompt and answer together."""
+    """Tokens of one example, prompt and answer together; of one row where examples are packed."""
     on_too_long: TooLong = TooLong.error
+    on_bad_row: BadRows = BadRows.error
+    max_bad_fraction: float = 0.05
+    """With `on_bad_row=skip`, the largest share of rows that may be skipped."""
+    packing: bool = False
+    """Put several examples into one row of `max_length` tokens; none sees another."""
     batch_size: int = 4
-    """Examples of one micro-batch on one device."""
+    """Rows of one micro-batch on one device."""
     eval_batch_size: int = 8
     group_by_length: bool = True
     num_workers: int = 0
+    shuffle_buffer: int = 1000
+    """Rows of a stream among which the next one is drawn, and examples among which a pack is filled."""
     validation_fraction: float = 0.1
     """Share held out where the dataset brings no validation split."""
     generate_examples: int = 200
     """Validation examples that are answered by generation, for the text metrics; 0 for none."""
     max_new_tokens: int = 128
+    cache: bool = True
+    """Keep tokenised data for the next run."""
+    cache_dir: str | None = None
+    """`null` is `$FTFRAME_CACHE`, or `~/.cache/ftframe`."""
 
 
 @dataclass

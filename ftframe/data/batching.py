@@ -5,65 +5,139 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from ftframe.api import IGNORE_INDEX
-from ftframe.data.supervision import Example
+from ftframe.data.examples import Example
+from ftframe.data.mixing import Mixture
+from ftframe.data.packing import pack_best_fit
 
 MEGA_BATCH = 50
 """Batches that are sorted by length together: enough for little padding, few enough that the order stays random."""
 
+Pack = tuple[int, ...]
+"""The numbers of the examples that make one row of a batch: a single one, unless examples are packed."""
 
-def pad_batch(examples: Sequence[Example], *, pad_token_id: int) -> dict[str, Tensor]:
+Batch = dict[str, Any]
+
+
+def pad_batch(examples: Sequence[Example], *, pad_token_id: int) -> Batch:
     """Tensors of several examples, padded on the right.
 
     The mask follows each example's length, never the ids: the pad token may be EOS, which must be learnt.
 
     Args:
-        examples: `input_ids` and `labels`, each [length].
+        examples: `input_ids` and `labels`, each [length]; `task`, a number, where there are several tasks.
         pad_token_id: Fills `input_ids` past an example's end.
 
     Returns:
-        `input_ids`, `attention_mask` and `labels`, each [batch, length of the longest example].
+        `input_ids`, `attention_mask` and `labels`, each [batch, length of the longest example]; `task`, [batch]; and as
+        plain numbers the non-padding `tokens` and the `supervised_tokens`.
     """
-    shape = (len(examples), max(len(example["input_ids"]) for example in examples))
-    input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
-    attention_mask = torch.zeros(shape, dtype=torch.long)
-    labels = torch.full(shape, IGNORE_INDEX, dtype=torch.long)
+    lengths = [len(example["input_ids"]) for example in examples]
+    rows = _Rows(len(examples), max(lengths), pad_token_id)
+    attention_mask = torch.zeros_like(rows.input_ids)
     for index, example in enumerate(examples):
-        length = len(example["input_ids"])
-        input_ids[index, :length] = torch.as_tensor(example["input_ids"], dtype=torch.long)
-        labels[index, :length] = torch.as_tensor(example["labels"], dtype=torch.long)
-        attention_mask[index, :length] = 1
-    return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+        rows.write(example, index, 0)
+        attention_mask[index, : lengths[index]] = 1
+    task = torch.tensor([example.get("task", 0) for example in examples])
+    return {**rows.tensors(), "attention_mask": attention_mask, "task": task, "tokens": sum(lengths)}
+
+
+def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row: bool = False) -> Batch:
+    """Tensors of several packs, each a row of examples one behind the other.
+
+    Positions start anew with each example, and there is no `attention_mask`: from the two, attention knows that no
+    example sees another. An example's first token is no target, for what stands before it is another example's end.
+
+    Args:
+        packs: The examples of each row.
+        pad_token_id: Fills `input_ids` past the last example's end, with positions of its own.
+        one_row: Whether all packs go into a single row without padding, with the boundaries that attention of variable
+            length asks for.
+
+    Returns:
+        `input_ids`, `position_ids` and `labels`, each [rows, length of the longest row]; the numbers `tokens` and
+        `supervised_tokens`; with `one_row` also `cu_seq_lens_q`, `cu_seq_lens_k`, [examples + 1], int32, and the numbers
+        `max_length_q` and `max_length_k`.
+    """
+    if one_row:
+        packs = [[example for pack in packs for example in pack]]
+    lengths = [[len(example["input_ids"]) for example in pack] for pack in packs]
+    rows = _Rows(len(packs), max(map(sum, lengths)), pad_token_id)
+    position_ids = torch.zeros_like(rows.input_ids)
+    for index, pack in enumerate(packs):
+        start = 0
+        for example, length in zip(pack, lengths[index], strict=True):
+            rows.write(example, index, start)
+            rows.labels[index, start] = IGNORE_INDEX
+            position_ids[index, start : start + length] = torch.arange(length)
+            start += length
+        position_ids[index, start:] = torch.arange(position_ids.shape[1] - start)
+    batch = {**rows.tensors(), "position_ids": position_ids, "tokens": sum(map(sum, lengths))}
+    return {**batch, **_boundaries(lengths[0])} if one_row else batch
+
+
+def _boundaries(lengths: Sequence[int]) -> Batch:
+    """Where each example of a row begins, in the words of transformers' `FlashAttentionKwargs`."""
+    ends = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
+    longest = max(lengths)
+    return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+
+
+class _Rows:
+    """`input_ids` and `labels` of a batch while they are being filled, each [rows, length]."""
+
+    def __init__(self, rows: int, length: int, pad_token_id: int) -> None:
+        self.input_ids = torch.full((rows, length), pad_token_id, dtype=torch.long)
+        self.labels = torch.full((rows, length), IGNORE_INDEX, dtype=torch.long)
+
+    def write(self, example: Example, row: int, start: int) -> None:
+        """Put an example into a row."""
+        span = slice(start, start + len(example["input_ids"]))
+        self.input_ids[row, span] = torch.as_tensor(example["input_ids"], dtype=torch.long)
+        self.labels[row, span] = torch.as_tensor(example["labels"], dtype=torch.long)
+
+    def tensors(self) -> Batch:
+        """The tensors, and how many labels count."""
+        supervised = int((self.labels[:, 1:] != IGNORE_INDEX).sum())
+        return {"input_ids": self.input_ids, "labels": self.labels, "supervised_tokens": supervised}
 
 
 @dataclass(kw_only=True, eq=False)
-class LengthGroupedBatchSampler(Sampler[list[int]]):
-    """Batches of row numbers, of similar length if wished, dealt to the ranks in turn.
+class BatchSampler(Sampler[list[Pack]]):
+    """Batches of example numbers, packed or of similar length if wished, dealt to the ranks in turn.
 
     The order is a function of `seed` and the epoch alone, and the batches of all ranks together are the same for any
-    number of ranks. No row is left out; the last batch may be smaller. When shuffled, for training, every rank gets
+    number of ranks. No example is left out; the last batch may be smaller. When shuffled, for training, every rank gets
     as many batches as any other, which repeats some of the first ones; else, for validation, none is repeated.
 
     Attributes:
-        lengths: The length of each row, in tokens.
+        lengths: The length of each example, in tokens.
         batch_size: Rows in a batch of one rank.
         seed: Chooses the order, together with the epoch.
-        shuffle: Whether the order changes each epoch; else it is the rows' own, or longest first if grouped.
-        group_by_length: Whether rows of similar length go together, for less padding.
+        shuffle: Whether the order changes each epoch; else it is the examples' own, or longest first if grouped.
+        group_by_length: Whether examples of similar length go together, for less padding.
+        capacity: Tokens of a row that several examples share; None if each has its own.
+        mixture: Which examples an epoch has; each once if None.
         rank: Which rank's batches to give out.
         world_size: Number of ranks.
     """
 
-    lengths: Sequence[int]
+    lengths: npt.NDArray[np.int64]
     batch_size: int
     seed: int
     shuffle: bool = True
     group_by_length: bool = True
+    capacity: int | None = None
+    mixture: Mixture | None = None
     rank: int = 0
     world_size: int = 1
 
@@ -73,11 +147,12 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
                 f"batch_size={self.batch_size} must be positive, and rank={self.rank} below world_size="
                 f"{self.world_size}."
             )
+        self.lengths = np.asarray(self.lengths, np.int64)
         self.epoch = 0
         self.skipped = 0
 
     @property
-    def sampler(self) -> LengthGroupedBatchSampler:
+    def sampler(self) -> BatchSampler:
         """Itself: Lightning calls `dataloader.batch_sampler.sampler.set_epoch`."""
         return self
 
@@ -90,44 +165,68 @@ class LengthGroupedBatchSampler(Sampler[list[int]]):
         self.skipped = batches
 
     def __len__(self) -> int:
-        batches = -(-len(self.lengths) // self.batch_size)
         if self.shuffle:
-            return -(-batches // self.world_size)
-        return len(range(self.rank, batches, self.world_size))
+            return -(-self._number_of_batches // self.world_size)
+        return len(range(self.rank, self._number_of_batches, self.world_size))
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Pack]]:
         batches = self.batches()
         first, self.skipped = self.skipped, 0
         for index in range(first, len(self)):
             yield batches[(self.rank + index * self.world_size) % len(batches)]
 
-    def batches(self) -> list[list[int]]:
-        """The batches of all ranks in this epoch."""
-        rng = random.Random(f"{self.seed}/{self.epoch}")
-        order = list(range(len(self.lengths)))
+    @cached_property
+    def _number_of_batches(self) -> int:
+        """Batches of all ranks in the first epoch. Later ones may be a few more or less where packs meet a mixture;
+        the length stays, so that the number of steps is known.
+        """
+        if self.capacity is None:
+            return -(-self.rows(0).size // self.batch_size)
+        return len(self.batches(0))
+
+    def rows(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The example numbers of an epoch."""
+        if self.mixture is None:
+            return np.arange(len(self.lengths))
+        return self.mixture.rows(seed=self.seed, epoch=epoch)
+
+    def batches(self, epoch: int | None = None) -> list[list[Pack]]:
+        """The batches of all ranks in an epoch, the present one unless said."""
+        epoch = self.epoch if epoch is None else epoch
+        rng = random.Random(f"{self.seed}/{epoch}")
+        rows = self.rows(epoch).tolist()
         if self.shuffle:
-            rng.shuffle(order)
+            rng.shuffle(rows)
+        if self.capacity is not None:
+            return self._cut(self._packs(rows, self.capacity, rng))
         if self.group_by_length:
-            order = self._sorted_in_parts(order)
-        batches = self._cut(order, self.batch_size)
+            rows = self._sorted_in_parts(rows)
+        batches = self._cut([(row,) for row in rows])
         if self.shuffle and self.group_by_length:
             self._shuffle_all_but_the_longest(batches, rng)
         return batches
 
-    def _sorted_in_parts(self, order: list[int]) -> list[int]:
-        """Row numbers, longest first within each mega-batch, or as a whole if not shuffled."""
-        size = MEGA_BATCH * self.batch_size if self.shuffle else max(len(order), 1)
-        return [row for part in self._cut(order, size) for row in sorted(part, key=lambda row: -self.lengths[row])]
+    def _packs(self, rows: list[int], capacity: int, rng: random.Random) -> list[Pack]:
+        """Examples that share a row; which ones of equal length do depends on their order, and so on the epoch."""
+        packs = [tuple(rows[index] for index in pack) for pack in pack_best_fit(self.lengths[rows], capacity)]
+        if self.shuffle:
+            rng.shuffle(packs)
+        return packs
 
-    def _shuffle_all_but_the_longest(self, batches: list[list[int]], rng: random.Random) -> None:
-        """Mix the batches in place, but begin with the longest row's, so that running out of memory shows at once."""
+    def _sorted_in_parts(self, rows: list[int]) -> list[int]:
+        """Example numbers, longest first within each mega-batch, or as a whole if not shuffled."""
+        size = MEGA_BATCH * self.batch_size if self.shuffle else max(len(rows), 1)
+        parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+        return [row for part in parts for row in sorted(part, key=lambda row: -self.lengths[row])]
+
+    def _shuffle_all_but_the_longest(self, batches: list[list[Pack]], rng: random.Random) -> None:
+        """Mix the batches in place, but begin with the longest example's, so that running out of memory shows at once."""
         rng.shuffle(batches)
         longest = max(
-            range(len(batches)), key=lambda index: max(self.lengths[row] for row in batches[index]), default=0
+            range(len(batches)), key=lambda index: max(self.lengths[row] for (row,) in batches[index]), default=0
         )
         batches[:1], batches[longest : longest + 1] = batches[longest : longest + 1], batches[:1]
 
-    @staticmethod
-    def _cut(order: list[int], size: int) -> list[list[int]]:
+    def _cut(self, packs: list[Pack]) -> list[list[Pack]]:
         """Stretches of a list; the last may be shorter."""
-        return [order[start : start + size] for start in range(0, len(order), size)]
+        return [packs[start : start + self.batch_size] for start in range(0, len(packs), self.batch_size)]

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import lightning
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ftframe.data.batching import LengthGroupedBatchSampler, pad_batch
-from ftframe.data.supervision import Example
+from ftframe.data.batching import Batch, BatchSampler, Pack, pack_batch, pad_batch
+from ftframe.data.examples import EMPTY, Example, Examples
+from ftframe.data.mixing import Mixture
 from ftframe.errors import DataError
 
 
-class ResumableDataLoader(DataLoader[dict[str, Tensor]]):
+class ResumableDataLoader(DataLoader[Batch]):
     """A dataloader that knows how many batches it has given out; Lightning saves that into checkpoints."""
 
     _given = 0
     _seen = 0
+    _epoch = 0
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Batches, without those that the resumed run has seen."""
         self._given, self._seen = self._seen, 0
-        self.batch_sampler.skip(self._given)  # type: ignore[union-attr]
+        if isinstance(self.dataset, StreamedBatches):
+            self.dataset.set_epoch(self._epoch)  # Lightning tells samplers only
+            self.dataset.skip(self._given)
+        else:
+            self.batch_sampler.skip(self._given)  # type: ignore[union-attr]
         for batch in super().__iter__():
             self._given += 1
             yield batch
         self._given = 0
+        self._epoch += 1
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of this epoch that were given out."""
-        return {"batches": self._given}
+        """Batches of this epoch that were given out, and the epochs before."""
+        return {"batches": self._given, "epoch": self._epoch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on behind them; a whole epoch given out means that a new one begins."""
-        self._seen = state["batches"] % len(self)
+        self._seen, self._epoch = state["batches"], state["epoch"]
+        if not isinstance(self.dataset, StreamedBatches):
+            self._seen %= len(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +55,14 @@ class Loading:
     """How examples are put into batches.
 
     Attributes:
-        batch_size: Examples in a training batch of one rank.
-        validation_batch_size: Examples in a validation batch of one rank; `batch_size` if None.
+        batch_size: Rows in a training batch of one rank.
+        validation_batch_size: Rows in a validation batch of one rank; `batch_size` if None.
         seed: Chooses the order of training examples.
         num_workers: Processes that pad batches; none if 0.
         group_by_length: Whether examples of similar length go together, for less padding.
+        capacity: Tokens of a training row that several examples share; None if each has its own. Validation examples
+            always have their own.
+        one_row: Whether packs lie in one row without padding, for attention of variable length.
     """
 
     batch_size: int
@@ -58,10 +70,61 @@ class Loading:
     seed: int = 0
     num_workers: int = 0
     group_by_length: bool = True
+    capacity: int | None = None
+    one_row: bool = False
+
+
+class Packs(Dataset[list[Example]]):
+    """The examples of each pack."""
+
+    def __init__(self, examples: Sequence[Example], task_starts: Sequence[int] = (0,)) -> None:
+        """Keep the examples; `task_starts` says with which example each task begins."""
+        self.examples = examples
+        self.task_starts = task_starts
+
+    def __getitem__(self, pack: Pack) -> list[Example]:
+        return [{**self.examples[index], "task": self._task(index)} for index in pack]
+
+    def _task(self, index: int) -> int:
+        return sum(start <= index for start in self.task_starts) - 1
+
+
+class StreamedBatches(IterableDataset[Batch]):
+    """Batches that are made while training runs, dealt to the ranks in turn.
+
+    Every rank reads the whole stream and takes its share, so that all agree on where it ends; a last round that does not
+    reach all ranks is left out.
+    """
+
+    def __init__(self, batches: Callable[[int], Iterable[list[list[Example]]]], collate: Callable[..., Batch]) -> None:
+        """Keep a function from the epoch to its batches of packs, and how a batch becomes tensors."""
+        self.batches = batches
+        self.collate = collate
+        self.rank, self.world_size, self.epoch, self.skipped = 0, 1, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Leave out the first batches of this rank, the next time only: a resumed run has seen them."""
+        self.skipped = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        first, self.skipped = self.skipped, 0
+        mine, index = None, -1
+        for index, batch in enumerate(self.batches(self.epoch)):
+            if index % self.world_size == self.rank:
+                mine = batch
+            if index % self.world_size == self.world_size - 1 and index // self.world_size >= first:
+                assert mine is not None
+                yield self.collate(mine)
+        if index < 0:
+            raise DataError("The stream of training rows is empty.")
 
 
 class SFTDataModule(lightning.LightningDataModule):
-    """Dataloaders of examples that are tokenised already.
+    """Dataloaders of examples that are tokenised already, or are while training runs.
 
     Rank and world size are read from the trainer, which must be made with `use_distributed_sampler=False`: Lightning
     would put a sampler of its own in place of this one.
@@ -69,31 +132,65 @@ class SFTDataModule(lightning.LightningDataModule):
 
     def __init__(
         self,
-        train: Sequence[Example],
-        validation: Sequence[Example] = (),
+        train: Examples | Callable[[int], Iterable[list[list[Example]]]],
+        validation: Examples = EMPTY,
         *,
         pad_token_id: int,
         loading: Loading,
+        mixture: Mixture | None = None,
+        validation_starts: Sequence[int] = (0,),
     ) -> None:
         """Keep the examples.
 
         Args:
-            train: Training examples, `input_ids` and `labels` each [length].
+            train: Training examples, `input_ids` and `labels` each [length]; or a function from the epoch to streamed
+                batches of packs.
             validation: Validation examples; without any, no validation is run.
             pad_token_id: Fills `input_ids` past an example's end.
             loading: How examples are put into batches.
+            mixture: Which examples an epoch has, where there are several tasks; each once if None.
+            validation_starts: With which validation example each task begins.
         """
         super().__init__()
         self.train = train
-        self.validation = validation
+        self.validation = Packs(validation, validation_starts)
         self.loading = loading
-        self.collate = partial(pad_batch, pad_token_id=pad_token_id)
+        self.mixture = mixture
+        self.pad_token_id = pad_token_id
 
-    def train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
+    @property
+    def streams(self) -> bool:
+        """Whether training examples are made while training runs, and no one knows how many there are."""
+        return callable(self.train)
+
+    def train_batches(self, world_size: int) -> int:
+        """Batches that each rank gets in an epoch of examples that are not streamed."""
+        assert not callable(self.train)
+        return len(self._sampler(self.train, self.loading.batch_size, world_size=world_size, shuffle=True))
+
+    def tokens_per_batch(self, world_size: int) -> float:
+        """Supervised tokens of a training batch, about."""
+        if callable(self.train):
+            some = list(islice(self.train(0), 4))
+            labels = [example["labels"] for batch in some for pack in batch for example in pack]
+            return sum(int((values[1:] >= 0).sum()) for values in labels) / len(some)
+        sampler = self._sampler(self.train, self.loading.batch_size, world_size=world_size, shuffle=True)
+        return float(self.train.targets[sampler.rows(0)].sum()) / (len(sampler) * world_size)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of training examples, in an order that changes each epoch."""
-        return self._dataloader(self.train, batch_size=self.loading.batch_size, shuffle=True)
+        collate = partial(_collate, pad_token_id=self.pad_token_id, loading=self.loading)
+        if callable(self.train):
+            stream = StreamedBatches(self.train, collate)
+            if self.trainer:
+                stream.rank, stream.world_size = self.trainer.global_rank, self.trainer.world_size
+            return ResumableDataLoader(
+                stream, batch_size=None, num_workers=self.loading.num_workers, pin_memory=torch.cuda.is_available()
+            )
+        sampler = self._sampler(self.train, self.loading.batch_size, shuffle=True)
+        return self._dataloader(Packs(self.train), sampler, collate)
 
-    def val_dataloader(self) -> DataLoader[dict[str, Tensor]] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of validation examples, each example once; an empty list if there are none.
 
         Smaller batches than asked for where some rank would get none: the ranks add up their sums together.
@@ -101,35 +198,54 @@ class SFTDataModule(lightning.LightningDataModule):
         Raises:
             DataError: If there are fewer examples than ranks.
         """
-        if not self.validation:
+        examples = self.validation.examples
+        if not len(examples):
             return []
         world_size = self.trainer.world_size if self.trainer else 1
-        if len(self.validation) < world_size:
+        if len(examples) < world_size:
             raise DataError(
-                f"{len(self.validation)} validation examples are too few for {world_size} ranks, which need one each. "
+                f"{len(examples)} validation examples are too few for {world_size} ranks, which need one each. "
                 "Raise data.validation_fraction, or lower trainer.devices."
             )
         batch_size = self.loading.validation_batch_size or self.loading.batch_size
-        fitting = min(batch_size, len(self.validation) // world_size)
-        return self._dataloader(self.validation, batch_size=fitting, shuffle=False)
+        sampler = self._sampler(examples, min(batch_size, len(examples) // world_size), shuffle=False)
+        return self._dataloader(self.validation, sampler, partial(_pad, pad_token_id=self.pad_token_id))
 
-    def _dataloader(
-        self, examples: Sequence[Example], *, batch_size: int, shuffle: bool
-    ) -> DataLoader[dict[str, Tensor]]:
-        sampler = LengthGroupedBatchSampler(
-            lengths=[len(example["input_ids"]) for example in examples],
+    def _sampler(
+        self, examples: Examples, batch_size: int, *, shuffle: bool, world_size: int | None = None
+    ) -> BatchSampler:
+        if world_size is None:
+            world_size = self.trainer.world_size if self.trainer else 1
+        return BatchSampler(
+            lengths=examples.lengths,
             batch_size=batch_size,
             seed=self.loading.seed,
             shuffle=shuffle,
             group_by_length=self.loading.group_by_length,
+            capacity=self.loading.capacity if shuffle else None,
+            mixture=self.mixture if shuffle else None,
             rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            world_size=world_size,
         )
+
+    def _dataloader(self, packs: Packs, sampler: BatchSampler, collate: Callable[..., Batch]) -> DataLoader[Batch]:
         return ResumableDataLoader(
-            examples,  # type: ignore[arg-type]
-            batch_sampler=sampler,
-            collate_fn=self.collate,
+            packs,  # type: ignore[arg-type]
+            batch_sampler=sampler,  # type: ignore[arg-type]
+            collate_fn=collate,
             num_workers=self.loading.num_workers,
             persistent_workers=self.loading.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+
+def _collate(packs: list[list[Example]], *, pad_token_id: int, loading: Loading) -> Batch:
+    """The tensors of a training batch."""
+    if loading.capacity is not None:
+        return pack_batch(packs, pad_token_id=pad_token_id, one_row=loading.one_row)
+    return _pad(packs, pad_token_id=pad_token_id)
+
+
+def _pad(packs: list[list[Example]], *, pad_token_id: int) -> Batch:
+    """The tensors of a batch of which each row is one example."""
+    return pad_batch([example for (example,) in packs], pad_token_id=pad_token_id)

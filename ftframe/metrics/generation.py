@@ -102,7 +102,7 @@ class GenerationMetrics(Callback):
         *,
         metrics: Mapping[str, Metric],
         generate: Callable[[Any, Sequence[Sequence[int]]], Iterator[tuple[int, str]]],
-        advance: Callable[[], None] = lambda: None,
+        tasks: Sequence[str] = (),
     ) -> None:
         """Keep what is needed.
 
@@ -111,14 +111,14 @@ class GenerationMetrics(Callback):
             references: The right answer to each.
             metrics: Metrics by the name they are logged under.
             generate: Yields index and answer for a model and prompts, as `generate_answers` does.
-            advance: Called after each answer, for a progress bar.
+            tasks: The name of each prompt's task; the metrics of a task with a name are logged apart, too.
         """
         self.answers: dict[int, str] = {}
         self._prompts = prompts
         self._references = references
         self._metrics = metrics
         self._generate = generate
-        self._advance = advance
+        self._tasks = tasks or [""] * len(prompts)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Generate, measure and log."""
@@ -128,10 +128,15 @@ class GenerationMetrics(Callback):
         self.answers = {}
         for position, answer in self._generate(pl_module.model, [self._prompts[i] for i in mine]):
             self.answers[mine[position]] = answer
-            self._advance()
+        self._measure(pl_module, "val", mine)
+        for task in dict.fromkeys(filter(None, self._tasks)):
+            self._measure(pl_module, f"val/{task}", [i for i in mine if self._tasks[i] == task])
+
+    def _measure(self, pl_module: L.LightningModule, prefix: str, mine: Sequence[int]) -> None:
+        """Log each metric of some of this rank's answers, over all ranks."""
         for name, metric in self._metrics.items():
             metric.reset()
             metric.to(pl_module.device)
             if mine:
                 metric.update([self.answers[i] for i in mine], [self._references[i] for i in mine])
-            pl_module.log(f"val/{name}", metric.compute().float())
+            pl_module.log(f"{prefix}/{name}", metric.compute().float())

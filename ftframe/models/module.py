@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
@@ -12,9 +12,20 @@ from torch.optim import Optimizer
 
 from ftframe.api import IGNORE_INDEX
 from ftframe.errors import FtframeError, NonFiniteError
-from ftframe.models.loss import causal_lm_loss
+from ftframe.models.loss import causal_lm_loss, row_losses
 
 Batch = dict[str, Any]
+
+MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "position_ids",
+    "cu_seq_lens_q",
+    "cu_seq_lens_k",
+    "max_length_q",
+    "max_length_k",
+)
+"""What of a batch the model is given: a mask where rows are padded, positions (and boundaries) where they are packed."""
 
 
 class CausalLMModule(L.LightningModule):
@@ -30,8 +41,12 @@ class CausalLMModule(L.LightningModule):
         *,
         build_scheduler: Callable[[Optimizer], Any] | None = None,
         tokens_per_batch: float = 1.0,
+        validation_tasks: Sequence[str] = (),
     ) -> None:
         """Keep the builders; nothing is built yet.
+
+        Batches come with plain numbers beside their tensors: `supervised_tokens` and non-padding `tokens`, counted on
+        the CPU, where counting waits for no device.
 
         Args:
             build_model: The model, on the device it is given.
@@ -39,6 +54,8 @@ class CausalLMModule(L.LightningModule):
             build_scheduler: The learning rate's course per optimizer step.
             tokens_per_batch: About how many supervised tokens a micro-batch holds, the same on every rank. It cancels
                 out of every gradient; it only keeps what goes backward near a mean loss, which float16 needs.
+            validation_tasks: Names of the tasks whose loss is logged apart; a validation batch says by the numbers in
+                `task`, [batch], which row is of which.
         """
         super().__init__()
         self.strict_loading = False  # checkpoints hold only what trains; on_load_checkpoint compares the names instead
@@ -47,6 +64,7 @@ class CausalLMModule(L.LightningModule):
         self._build_optimizer = build_optimizer
         self._build_scheduler = build_scheduler
         self._tokens_per_batch = tokens_per_batch
+        self._validation_tasks = validation_tasks
         self._window_loss: Tensor | float = 0.0
         self._window_tokens = 0
         self._sums: Tensor | None = None
@@ -55,11 +73,6 @@ class CausalLMModule(L.LightningModule):
         """Build the model on this rank's device; Lightning calls this once per stage."""
         if self.model is None:
             self.model = self._build_model(self.trainer.strategy.root_device)
-
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Count on the CPU, where counting waits for no device."""
-        predicted = batch["labels"][:, 1:] != IGNORE_INDEX
-        return {**batch, "supervised_tokens": int(predicted.sum()), "tokens": int(batch["attention_mask"].sum())}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The micro-batch's summed loss, scaled by the constant that `on_before_optimizer_step` takes out again."""
@@ -97,24 +110,36 @@ class CausalLMModule(L.LightningModule):
         self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
-        """Start the sums of one pass over the validation data."""
-        self._sums = torch.zeros(3, dtype=torch.float64, device=self.device)
+        """Start the sums of one pass over the validation data, a row for each task."""
+        self._sums = torch.zeros(max(len(self._validation_tasks), 1), 3, dtype=torch.float64, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add one batch's loss, supervised tokens and right guesses to the sums."""
+        """Add each row's loss, supervised tokens and right guesses to the sums of its task."""
         logits = self._logits(batch)
         labels = batch["labels"][:, 1:]
-        right = (logits[:, :-1].argmax(-1) == labels).sum()  # no token id equals IGNORE_INDEX
-        loss = causal_lm_loss(logits, batch["labels"])
+        right = (logits[:, :-1].argmax(-1) == labels).sum(1)  # no token id equals IGNORE_INDEX
+        losses = row_losses(logits, batch["labels"])
+        rows = torch.stack([losses.double(), labels.ne(IGNORE_INDEX).sum(1).double(), right.double()], dim=1)
         assert self._sums is not None
-        self._sums += torch.stack([loss.double(), labels.ne(IGNORE_INDEX).sum().double(), right.double()])
+        self._sums.index_add_(0, batch["task"], rows)
 
     def on_validation_epoch_end(self) -> None:
-        """Log `val/loss` (nats per supervised token), `val/perplexity` and `val/token_accuracy` over all ranks."""
+        """Log `val/loss` (nats per supervised token), `val/perplexity` and `val/token_accuracy` over all ranks.
+
+        With several tasks also `val/<task>/loss` and so on.
+        """
         assert self._sums is not None
-        loss, tokens, right = self._sum_over_ranks(self._sums).tolist()
+        sums = self._sum_over_ranks(self._sums)
+        self._log_validation("val", sums.sum(0))
+        for name, row in zip(self._validation_tasks, sums, strict=False):
+            if row[1] > 0:
+                self._log_validation(f"val/{name}", row)
+
+    def _log_validation(self, prefix: str, sums: Tensor) -> None:
+        loss, tokens, right = sums.tolist()
         mean = torch.tensor(loss / max(tokens, 1.0))
-        self.log_dict({"val/loss": mean, "val/perplexity": mean.exp(), "val/token_accuracy": right / max(tokens, 1.0)})
+        values = {"loss": mean, "perplexity": mean.exp(), "token_accuracy": right / max(tokens, 1.0)}
+        self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
 
     def configure_optimizers(self) -> Any:
         """The optimizer over what trains, and its schedule per optimizer step."""
@@ -140,7 +165,7 @@ class CausalLMModule(L.LightningModule):
             )
 
     def _logits(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        logits: Tensor = self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch}).logits
         return logits
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:

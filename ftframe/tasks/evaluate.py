@@ -46,14 +46,18 @@ def evaluate(cfg: Any) -> Path:
         data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=batch_size
     )
     base = record.base_spec(path=cfg.base, trust_remote_code=cfg.trust_remote_code)
-    module = CausalLMModule(lambda device: load_artifact(artifact, record, base=base, device=device))
+    module = CausalLMModule(
+        lambda device: load_artifact(artifact, record, base=base, device=device), validation_tasks=data.names
+    )
     trainer.callbacks.append(answers)
     data_config.eval_batch_size = batch_size
     datamodule = preparation.build_datamodule(data_config, data, pad_token_id=sampling.pad_token_id, seed=seed)
     results = assembly.validate(trainer, module, datamodule)
     if trainer.is_global_zero:
         runs.write_json(folder / "metrics.json", {"final": results, "data": data.counts, "artifact": str(artifact)})
-        runs.write_samples(folder / "predictions.jsonl", data.conversations, answers={"final": answers.answers})
+        prompts = [prompt.conversation for prompt in data.prompts]
+        runs.write_samples(folder / "predictions.jsonl", prompts, answers={"final": answers.answers})
+        runs.write_rejected(folder, data.rejected)
         runs.write_manifest(folder, {"artifact": str(artifact), "artifact_sha256": runs.sha256_of_files(artifact)})
         console.print_results(None, results, title="Validation")
         console.print_facts([("run folder", runs.shown(folder)), ("artifact", runs.shown(artifact))], title="Done")

@@ -10,9 +10,8 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ftframe import assembly, console, preparation, runs
-from ftframe.api import PromptTemplate
-from ftframe.data.supervision import stop_token_ids
+from ftframe import accounting, assembly, console, preparation, runs
+from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import Record, save_artifact, write_card
@@ -43,19 +42,25 @@ def fit(cfg: Any) -> Path:
         check_vocabulary(load_config(spec), tokenizer)
     template = assembly.build_template(cfg.data.template, tokenizer)
     data = preparation.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
-    total_steps = _total_steps(cfg, data, trainer)
+    datamodule = preparation.build_datamodule(
+        cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed
+    )
+    total_steps = _total_steps(cfg, datamodule, trainer)
+    accounting.warn_of_duplicates(data)
+    accounting.print_mixture(data)
 
     folder = runs.create_run_folder(cfg.output_dir)
     console.write_logs_to(folder / "log.txt")
     runs.write_config(folder, cfg)
+    runs.write_rejected(folder, data.rejected)
 
-    answers = _answers(cfg, data, template, tokenizer)
-    datamodule = preparation.build_datamodule(
-        cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed
-    )
+    answers = _answers(cfg, data, tokenizer)
     checkpoints = build_checkpoints(folder / "checkpoints", total_steps=total_steps, **cfg.checkpoint)
     trainer.callbacks += [answers, *checkpoints]
-    module = _build_module(cfg, precision, data=data, total_steps=total_steps)
+    tokens_per_batch = datamodule.tokens_per_batch(trainer.world_size)
+    module = assembly.build_module(
+        cfg, precision, total_steps=total_steps, tokens_per_batch=tokens_per_batch, validation_tasks=data.names
+    )
 
     baseline = assembly.validate(trainer, module, datamodule) if cfg.baseline else None
     samples = {"baseline": dict(answers.answers)}
@@ -67,9 +72,9 @@ def fit(cfg: Any) -> Path:
     if not trainer.is_global_zero:
         return folder
     artifact = folder / ("model" if cfg.peft is None else "adapter")
-    record = _record(cfg, precision, template=template, tokenizer=tokenizer)
+    record = _record(cfg, precision, stop_token_ids=data.stop_token_ids)
     save_artifact(module.model, tokenizer, record=record, folder=artifact)
-    write_card(artifact, record, results=final, data=cfg.data.dataset["name"])
+    write_card(artifact, record, results=final, data=", ".join(assembly.dataset_names(cfg.data)))
     results = {
         "baseline": baseline,
         "final": final,
@@ -80,8 +85,9 @@ def fit(cfg: Any) -> Path:
         "seconds": round(time.perf_counter() - started, 1),
     }
     runs.write_json(folder / "metrics.json", results)
-    runs.write_samples(folder / "predictions.jsonl", data.conversations, answers=samples)
-    runs.write_manifest(folder, {"template": record.template, "base": spec.path, "plugins": assembly.origins(cfg)})
+    runs.write_samples(folder / "predictions.jsonl", [prompt.conversation for prompt in data.prompts], answers=samples)
+    facts = {"template": record.template, "base": spec.path, "plugins": assembly.origins(cfg)}
+    runs.write_manifest(folder, {**facts, "data": data.fingerprints})
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
 
@@ -105,9 +111,9 @@ def find_checkpoint(ckpt_path: str | None) -> str | None:
     return str(path)
 
 
-def _answers(cfg: Any, data: preparation.PreparedData, template: PromptTemplate, tokenizer: Any) -> GenerationMetrics:
+def _answers(cfg: Any, data: preparation.PreparedData, tokenizer: Any) -> GenerationMetrics:
     sampling = Sampling(
-        stop_token_ids=stop_token_ids(template=template, tokenizer=tokenizer),
+        stop_token_ids=data.stop_token_ids,
         pad_token_id=assembly.pad_token_id(tokenizer),
         max_new_tokens=cfg.data.max_new_tokens,
     )
@@ -124,10 +130,21 @@ def _build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any]) -> A
     return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger)
 
 
-def _total_steps(cfg: Any, data: preparation.PreparedData, trainer: L.Trainer) -> int:
-    batches = -(-len(data.train) // (cfg.data.batch_size * trainer.world_size))
+def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int:
+    """Optimizer steps of the run.
+
+    Raises:
+        ConfigError: If nothing bounds them; for a stream only `trainer.max_steps` does.
+    """
+    if datamodule.streams:
+        if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
+            raise ConfigError(
+                "data.dataset.streaming=true: no one knows how long an epoch is. Set trainer.max_steps=<steps> "
+                "trainer.max_epochs=-1."
+            )
+        return trainer.max_steps
     return total_optimizer_steps(
-        batches,
+        datamodule.train_batches(trainer.world_size),
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
@@ -135,13 +152,7 @@ def _total_steps(cfg: Any, data: preparation.PreparedData, trainer: L.Trainer) -
     )
 
 
-def _build_module(cfg: Any, precision: Precision, *, data: preparation.PreparedData, total_steps: int) -> Any:
-    supervised = sum(label >= 0 for example in data.train for label in example["labels"][1:])
-    per_batch = cfg.data.batch_size * supervised / len(data.train)
-    return assembly.build_module(cfg, precision, total_steps=total_steps, tokens_per_batch=per_batch)
-
-
-def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, tokenizer: Any) -> Record:
+def _record(cfg: Any, precision: Precision, *, stop_token_ids: list[int]) -> Record:
     quant = assembly.plain(cfg.quant)
     return Record(
         kind="model" if cfg.peft is None else "adapter",
@@ -149,7 +160,7 @@ def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, tokeniz
         dtype=str(precision.base_dtype).removeprefix("torch."),
         quant={k: v for k, v in quant.items() if not k.startswith("_")} if quant else None,
         template=assembly.plain(cfg.data.template),
-        stop_token_ids=stop_token_ids(template=template, tokenizer=tokenizer),
+        stop_token_ids=stop_token_ids,
         max_new_tokens=cfg.data.max_new_tokens,
     )
 
@@ -165,11 +176,11 @@ def _report(
     folder: Path, artifact: Path, results: dict[str, Any], *, data: preparation.PreparedData, samples: Any
 ) -> None:
     """The end of the run on the console: what changed, an example, and where everything is."""
-    if data.conversations:
+    if data.prompts:
         console.print_facts(
             [
-                ("prompt", data.conversations[0][-2].content),
-                ("right answer", data.references[0]),
+                ("prompt", data.prompts[0].conversation[-2].content),
+                ("right answer", data.prompts[0].reference),
                 ("before", samples["baseline"].get(0, "-")),
                 ("after", samples["final"].get(0, "-")),
             ],

@@ -34,7 +34,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch's tokens, which the module counted on the CPU."""
+        """Count the batch's tokens, a plain number that the collator gives."""
         self._window_tokens += batch["tokens"]
 
     def on_train_batch_end(

@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from ftframe.data.datamodule import Loading, SFTDataModule
+from ftframe.data.examples import Examples, examples_of
 from ftframe.errors import DataError
 
 
-def examples(count: int, *, first: int = 0) -> list[dict[str, list[int]]]:
+def examples(count: int, *, first: int = 0) -> Examples:
     """Examples of uneven length, each known by its first id."""
-    return [{"input_ids": [first + i] * (i % 5 + 1), "labels": [first + i] * (i % 5 + 1)} for i in range(count)]
+    return examples_of(
+        {"input_ids": [first + i] * (i % 5 + 1), "labels": [first + i] * (i % 5 + 1)} for i in range(count)
+    )
 
 
 class Recorder(lightning.LightningModule):
@@ -97,7 +100,7 @@ def test_workers_give_the_same_batches() -> None:
 
 @pytest.mark.parametrize(("examples", "ranks"), [(5, 4), (16, 2), (7, 7), (9, 2)])
 def test_every_rank_gets_validation_batches_and_every_example_is_seen_once(examples, ranks):
-    rows = [{"input_ids": [i, i], "labels": [i, i]} for i in range(examples)]
+    rows = examples_of({"input_ids": [i, i], "labels": [i, i]} for i in range(examples))
     seen = []
     for rank in range(ranks):
         module = SFTDataModule(rows, rows, pad_token_id=0, loading=Loading(batch_size=64))
@@ -109,7 +112,7 @@ def test_every_rank_gets_validation_batches_and_every_example_is_seen_once(examp
 
 
 def test_fewer_validation_examples_than_ranks_are_refused():
-    rows = [{"input_ids": [1, 2], "labels": [1, 2]}]
+    rows = examples_of([{"input_ids": [1, 2], "labels": [1, 2]}])
     module = SFTDataModule(rows, rows, pad_token_id=0, loading=Loading(batch_size=64))
     module.trainer = SimpleNamespace(global_rank=0, world_size=2)
     with pytest.raises(DataError, match="too few for 2 ranks"):

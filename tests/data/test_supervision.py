@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftframe.api import EOS, IGNORE_INDEX, Conversation, Message, PromptTemplate, Segment
+from ftframe.data.examples import examples_of
 from ftframe.data.prompt_templates import Alpaca, ChatML, Llama2, Mistral, Plain, TokenizerTemplate
 from ftframe.data.supervision import (
     check_supervision,
@@ -213,22 +214,6 @@ def test_chatml_markers_are_special_only_in_the_template(pair: tuple[PromptTempl
     assert stop_token_ids(template=template, tokenizer=tokenizer) == [marker, tokenizer.eos_token_id]
 
 
-def test_too_long_a_conversation_names_row_length_and_key(llama2_tokenizer: Any) -> None:
-    messages = chat("Hi", "Hello")
-    length = len(tokenize_conversation(messages, template=Plain(), tokenizer=llama2_tokenizer)["input_ids"])
-    fits = tokenize_conversation(messages, template=Plain(), tokenizer=llama2_tokenizer, max_length=length)
-    assert len(fits["input_ids"]) == length
-    with pytest.raises(DataError, match=rf"^a.jsonl, row 3: .* {length} tokens, .*data.max_length={length - 1}"):
-        tokenize_conversation(
-            messages, template=Plain(), tokenizer=llama2_tokenizer, max_length=length - 1, row="a.jsonl, row 3"
-        )
-
-
-def test_a_template_error_names_the_row(llama2_tokenizer: Any) -> None:
-    with pytest.raises(DataError, match=r"^a.jsonl, row 3: The format 'llama2'"):
-        tokenize_conversation(chat("a")[:0], template=Llama2(), tokenizer=llama2_tokenizer, row="a.jsonl, row 3")
-
-
 def test_a_tokenizer_without_bos_and_eos(llama2_folder: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -251,16 +236,16 @@ class NoStop:
 def test_gate_refuses_examples_that_teach_nothing(llama2_tokenizer: Any) -> None:
     good, bad = chat("Hi", "Yes"), chat("Only a question")
     examples = [tokenize_conversation(m, template=Plain(), tokenizer=llama2_tokenizer) for m in (good, bad)]
-    check_supervision(examples[:1], tokenizer=llama2_tokenizer, stop_ids=[2])
-    with pytest.raises(DataError, match=r"(?s)train, example 2: no token is supervised.*Only a question"):
-        check_supervision(examples, tokenizer=llama2_tokenizer, stop_ids=[2])
+    check_supervision(examples_of(examples[:1]), tokenizer=llama2_tokenizer, stop_ids=[2])
+    with pytest.raises(DataError, match=r"(?s)train, row 2: no token is supervised.*Only a question"):
+        check_supervision(examples_of(examples), tokenizer=llama2_tokenizer, stop_ids=[2])
     with pytest.raises(DataError, match="validation has no examples"):
-        check_supervision([], tokenizer=llama2_tokenizer, stop_ids=[2], split="validation")
+        check_supervision(examples_of([]), tokenizer=llama2_tokenizer, stop_ids=[2], split="validation")
 
 
 def test_gate_refuses_a_label_that_nothing_predicts(llama2_tokenizer: Any) -> None:
     with pytest.raises(DataError, match="no token is supervised"):
-        check_supervision([{"input_ids": [2], "labels": [2]}], tokenizer=llama2_tokenizer, stop_ids=[2])
+        check_supervision(examples_of([{"input_ids": [2], "labels": [2]}]), tokenizer=llama2_tokenizer, stop_ids=[2])
 
 
 def test_gate_refuses_answers_that_never_stop(llama2_tokenizer: Any) -> None:
@@ -268,7 +253,7 @@ def test_gate_refuses_answers_that_never_stop(llama2_tokenizer: Any) -> None:
     examples = [tokenize_conversation(chat("Hi", "Yes"), template=template, tokenizer=llama2_tokenizer)]
     stops = stop_token_ids(template=template, tokenizer=llama2_tokenizer)
     with pytest.raises(DataError, match=r"none of the 1 examples a stop token \('</s>'\)"):
-        check_supervision(examples, tokenizer=llama2_tokenizer, stop_ids=stops)
+        check_supervision(examples_of(examples), tokenizer=llama2_tokenizer, stop_ids=stops)
 
 
 def test_stop_of_builtin_formats_is_eos_first(llama2_tokenizer: Any) -> None:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ftframe.models.loss import causal_lm_loss
+from ftframe.models.loss import causal_lm_loss, row_losses
 from ftframe.models.random_init import random_model
 
 
@@ -33,3 +33,11 @@ def test_unsupervised_tokens_do_not_count(model, batch):
 def test_is_computed_in_float32(model, batch):
     logits = model(input_ids=batch["input_ids"]).logits.bfloat16()
     assert causal_lm_loss(logits, batch["labels"]).dtype == torch.float32
+
+
+def test_losses_of_rows_add_up_to_the_loss(model, batch):
+    logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    losses = row_losses(logits, batch["labels"])
+    assert losses.shape == (len(batch["labels"]),)
+    assert losses.sum().item() == pytest.approx(causal_lm_loss(logits, batch["labels"]).item(), rel=1e-6)
+    assert losses[2].item() == pytest.approx(causal_lm_loss(logits[2:3], batch["labels"][2:3]).item(), rel=1e-6)

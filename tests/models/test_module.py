@@ -17,6 +17,13 @@ def rows(batch):
     return [{k: v[i : i + 1, :n] for k, v in batch.items()} for i, n in enumerate(lengths)]
 
 
+def counted(batch, task=0):
+    """The batch with the numbers that a collator puts beside the tensors."""
+    supervised = int((batch["labels"][:, 1:] != -100).sum())
+    tasks = torch.full(batch["labels"].shape[:1], task)
+    return {**batch, "supervised_tokens": supervised, "tokens": int(batch["attention_mask"].sum()), "task": tasks}
+
+
 def run(shape, batches, *, accumulate=1, tokens_per_batch=1.0, **flags):
     """One optimizer step of SGD with learning rate 1; the trained model and what was logged."""
     module = CausalLMModule(
@@ -34,7 +41,7 @@ def run(shape, batches, *, accumulate=1, tokens_per_batch=1.0, **flags):
         enable_model_summary=False,
         **flags,
     )
-    trainer.fit(module, DataLoader(batches, batch_size=None))
+    trainer.fit(module, DataLoader([counted(batch) for batch in batches], batch_size=None))
     return module.model, trainer
 
 
@@ -92,7 +99,7 @@ def test_validation_equals_transformers_own_loss(shape, batch):
         lambda device: random_model(shape, dtype=torch.float32, quantization_config=None, device=device)
     )
     trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
-    logged = trainer.validate(module, DataLoader(rows(batch), batch_size=None), verbose=False)[0]
+    logged = trainer.validate(module, DataLoader(list(map(counted, rows(batch))), batch_size=None), verbose=False)[0]
     with torch.no_grad():
         output = module.model(**batch)
     labels = batch["labels"][:, 1:]
@@ -100,6 +107,25 @@ def test_validation_equals_transformers_own_loss(shape, batch):
     assert logged["val/loss"] == pytest.approx(output.loss.item(), abs=1e-5)
     assert logged["val/perplexity"] == pytest.approx(output.loss.exp().item(), rel=1e-5)
     assert logged["val/token_accuracy"] == pytest.approx(right.item(), abs=1e-6)
+
+
+def test_each_task_has_a_validation_loss_of_its_own(shape, batch):
+    module = CausalLMModule(
+        lambda device: random_model(shape, dtype=torch.float32, quantization_config=None, device=device),
+        validation_tasks=["a", "b", "empty"],
+    )
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    tasks = torch.tensor([0, 1, 1, 0, 0, 1, 0, 1])
+    logged = trainer.validate(module, DataLoader([{**counted(batch), "task": tasks}], batch_size=None), verbose=False)[
+        0
+    ]
+    for number, name in enumerate("ab"):
+        with torch.no_grad():
+            alone = module.model(**{key: value[tasks == number] for key, value in batch.items()}).loss
+        assert logged[f"val/{name}/loss"] == pytest.approx(alone.item(), abs=1e-5)
+    assert not any("empty" in name for name in logged)
+    with torch.no_grad():
+        assert logged["val/loss"] == pytest.approx(module.model(**batch).loss.item(), abs=1e-5)
 
 
 def test_checkpoint_holds_only_what_trains(shape, batch, tmp_path):
@@ -111,7 +137,7 @@ def test_checkpoint_holds_only_what_trains(shape, batch, tmp_path):
     trainer = lightning.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_progress_bar=False, default_root_dir=tmp_path
     )
-    trainer.fit(module, DataLoader([batch], batch_size=None))
+    trainer.fit(module, DataLoader([counted(batch)], batch_size=None))
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     stored = torch.load(tmp_path / "x.ckpt", weights_only=True)
     assert len(stored["state_dict"]) == 2 * 7 * shape.num_hidden_layers
@@ -123,7 +149,9 @@ def test_checkpoint_holds_only_what_trains(shape, batch, tmp_path):
     )
     trainer = lightning.Trainer(accelerator="cpu", max_epochs=2, logger=False, enable_progress_bar=False)
     with pytest.raises(FtframeError, match="does not fit this configuration"):
-        trainer.fit(other, DataLoader([batch], batch_size=None), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
+        trainer.fit(
+            other, DataLoader([counted(batch)], batch_size=None), ckpt_path=tmp_path / "x.ckpt", weights_only=True
+        )
 
 
 def test_non_finite_loss_stops_before_the_update(shape, batch):
@@ -140,7 +168,7 @@ def test_non_finite_loss_stops_before_the_update(shape, batch):
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
     with pytest.raises(NonFiniteError, match=r"The loss of step 0 is nan.*optim\.lr"):
-        trainer.fit(module, DataLoader([batch], batch_size=None))
+        trainer.fit(module, DataLoader([counted(batch)], batch_size=None))
     assert torch.isfinite(poisoned["model"].lm_head.weight).all()
 
 

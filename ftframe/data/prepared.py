@@ -1,0 +1,308 @@
+"""One task from rows to checked examples, with an account of what became of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ftframe.api import BadRow, Conversation, PromptTemplate, Row, Rows, Splits
+from ftframe.data.cache import cache_key, cached, fingerprint_rows
+from ftframe.data.conversations import as_row
+from ftframe.data.examples import EMPTY, Examples
+from ftframe.data.splitting import hold_out
+from ftframe.data.streaming import Stream
+from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids
+from ftframe.data.tokenizing import Limit, Tokenized, tokenize_rows
+from ftframe.errors import ConfigError, DataError, PluginError
+
+PROBE = 100
+"""Rows of a stream that are tokenised and checked before training."""
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""A progress bar, from its description and total to what advances it by a number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A validation prompt that is answered by generation.
+
+    Attributes:
+        conversation: Where it comes from, the right answer last.
+        ids: Its token ids.
+        task: The name of its task.
+    """
+
+    conversation: Conversation
+    ids: list[int]
+    task: str
+
+    @property
+    def reference(self) -> str:
+        """The right answer."""
+        return self.conversation[-1].content
+
+
+@dataclass(frozen=True, slots=True)
+class BadRowPolicy:
+    """What becomes of rows that are no conversation.
+
+    Attributes:
+        skip: Whether they are left out; else the first is an error.
+        max_fraction: The largest share of rows that may be left out.
+    """
+
+    skip: bool = False
+    max_fraction: float = 0.05
+
+    def check(self, bad: Sequence[BadRow], total: int, split: str) -> None:
+        """Refuse bad rows that the policy does not allow.
+
+        Raises:
+            DataError: Naming the first.
+        """
+        if not bad:
+            return
+        count = f"{split}: {len(bad)} of {total} rows {'is' if len(bad) == 1 else 'are'} bad. The first:\n{bad[0]}"
+        if not self.skip:
+            raise DataError(f"{count}\nMend it, or set data.on_bad_row=skip.")
+        if len(bad) > self.max_fraction * total:
+            raise DataError(f"{count}\nThat is more than data.max_bad_fraction={self.max_fraction} allows to skip.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSource:
+    """What the examples of a task are made from.
+
+    Attributes:
+        name: Its key in `data.tasks`; empty where there is only one.
+        splits: What its dataset builder returned.
+        template: Writes each conversation as segments.
+        tokenizer: A transformers tokenizer.
+        limit: What becomes of long examples.
+        policy: What becomes of bad rows.
+        validation_fraction: Share held out where there is no validation split.
+        generate_examples: The most held-out prompts that are answered.
+        weight: Its share where tasks are mixed by weight; 0 if it is only measured.
+        seed: Chooses the rows held out, and the order of a stream.
+        buffer: Rows of a stream among which the next one is drawn.
+        fingerprints: Digests of the code and files that decide the tokens, by name.
+        cache_dir: Where tokenised rows are kept; None for nowhere.
+    """
+
+    name: str
+    splits: Splits
+    template: PromptTemplate
+    tokenizer: Any
+    limit: Limit
+    policy: BadRowPolicy
+    validation_fraction: float
+    generate_examples: int
+    weight: float = 1.0
+    seed: int = 0
+    buffer: int = 1000
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    cache_dir: Path | None = None
+
+    def label(self, split: str) -> str:
+        """The split as messages call it."""
+        return f"{self.name} {split}".strip()
+
+
+@dataclass
+class PreparedTask:
+    """The tokenised data of one task.
+
+    Attributes:
+        source: What it was made from.
+        train: Training examples, or a stream of them.
+        validation: Held-out examples.
+        prompts: The held-out prompts that are answered.
+        stop_token_ids: The tokens that end an answer.
+        counts: Rows, and rows left out or shortened, by name.
+        rejected: Rows left out, each with split, place, reason and detail.
+        kept: The rows of each split that were good.
+        fingerprints: Digests of the rows of each split.
+    """
+
+    source: TaskSource
+    train: Examples | Stream = EMPTY
+    validation: Examples = EMPTY
+    prompts: list[Prompt] = field(default_factory=list)
+    stop_token_ids: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    kept: dict[str, list[Row]] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its key in `data.tasks`; empty where there is only one."""
+        return self.source.name
+
+    def count(self, name: str, number: int = 1) -> None:
+        """Add to a count; a count that stays 0 is not there."""
+        if number:
+            self.counts[name] = self.counts.get(name, 0) + number
+
+    def reject(self, split: str, where: str, reason: str, detail: str) -> None:
+        """Note a row that is left out."""
+        self.count(f"{split}_{reason}")
+        self.rejected.append({"split": self.source.label(split), "where": where, "reason": reason, "detail": detail})
+
+
+def prepare_task(source: TaskSource, *, progress: Progress, train: bool = True, whole: bool = False) -> PreparedTask:
+    """Read, split, tokenise and check the rows of a task.
+
+    Args:
+        source: What they are made from.
+        progress: Shows how far tokenising is.
+        train: Whether the training rows are wanted.
+        whole: Whether every row is measured where there is no validation split, and none held back for training.
+
+    Raises:
+        DataError: If a row cannot be learnt from, or nothing is left.
+        ConfigError: If rows cannot be held out as asked.
+    """
+    task = PreparedTask(source, stop_token_ids=stop_token_ids(template=source.template, tokenizer=source.tokenizer))
+    splits = dict(source.splits)
+    if not isinstance(splits["train"], Sequence):
+        stream = splits.pop("train")
+        _check_stream(stream, splits, source)
+        if train:
+            task.train = _open_stream(task, stream)
+    rows = {split: _read(task, split, items) for split, items in splits.items()}
+    if "validation" not in rows:
+        rows = {"validation": rows["train"]} if whole else _hold_out(rows["train"], source)
+    for split, kept in rows.items():
+        if split == "train" and (whole or not train):
+            continue
+        examples = _tokenize(task, split, kept, progress)
+        if split == "train":
+            task.train = examples
+        else:
+            task.validation = examples
+    task.prompts = _prompts(task)
+    return task
+
+
+def _read(task: PreparedTask, split: str, items: Iterable[Any]) -> list[Row]:
+    """The good rows of a split; the bad ones are noted, or refused."""
+    label = task.source.label(split)
+    rows = [as_row(item, f"{label} row {number}") for number, item in enumerate(items, start=1)]
+    bad = [row for row in rows if isinstance(row, BadRow)]
+    task.source.policy.check(bad, len(rows), label)
+    for row in bad:
+        task.reject(split, row.where, "bad_row", f"{row.column} {row.rule}")
+    good = [row for row in rows if isinstance(row, Row)]
+    if not good:
+        raise DataError(f"{label}: no row is left of {len(rows)}.")
+    return good
+
+
+def _hold_out(rows: Sequence[Row], source: TaskSource) -> dict[str, list[Row]]:
+    """A part of the rows as `validation`; all of them where the task is only measured."""
+    if source.weight == 0:
+        return {"validation": list(rows)}
+    train, validation = hold_out(rows, fraction=source.validation_fraction, seed=source.seed)
+    return {"train": train, "validation": validation}
+
+
+def _tokenize(task: PreparedTask, split: str, rows: list[Row], progress: Progress) -> Examples:
+    """The checked examples of a split, from the cache where they are."""
+    source, label = task.source, task.source.label(split)
+    task.fingerprints[split] = fingerprint_rows(rows)
+
+    def make() -> Tokenized:
+        with progress(f"tokenise {label}", len(rows)) as advance:
+            return tokenize_rows(
+                rows, template=source.template, tokenizer=source.tokenizer, limit=source.limit, advance=advance
+            )
+
+    if source.cache_dir is None:
+        made = make()
+    else:
+        key = cache_key(rows=task.fingerprints[split], limit=source.limit, **source.fingerprints)
+        made, hit = cached(key, source.cache_dir, make)
+        task.count(f"{split}_from_cache", len(rows) * hit)
+    _account(task, split, rows, made)
+    if not len(made.examples):
+        raise DataError(f"{label}: no example is left of {len(rows)} rows. The first has {made.rejected[0].detail}.")
+    check_supervision(made.examples, tokenizer=source.tokenizer, stop_ids=task.stop_token_ids, split=label)
+    return made.examples
+
+
+def _account(task: PreparedTask, split: str, rows: Sequence[Row], made: Tokenized) -> None:
+    """Note which rows gave examples and which did not.
+
+    Raises:
+        DataError: If the template could not write a row and the policy does not allow that.
+    """
+    unwritten = [
+        BadRow(rows[number - 1].where, "the conversation", f"cannot be written: {detail}")
+        for number, reason, detail in made.rejected
+        if reason == "bad_row"
+    ]
+    task.source.policy.check(unwritten, len(rows), task.source.label(split))
+    task.count(f"{split}_rows", len(rows))
+    for number, reason, detail in made.rejected:
+        task.reject(split, rows[number - 1].where, reason, detail)
+    for outcome, number in made.counts.items():
+        task.count(f"{split}_{outcome}", number)
+    dropped = {number for number, _, _ in made.rejected}
+    task.kept[split] = [row for number, row in enumerate(rows, start=1) if number not in dropped]
+
+
+def _prompts(task: PreparedTask) -> list[Prompt]:
+    """The held-out conversations that end in an answer to something, and what the model is given of them."""
+    source = task.source
+    conversations = [row.messages for row in task.kept["validation"]]
+    answered = [c for c in conversations if c[-1].role == "assistant" and len(c) > 1][: source.generate_examples]
+    return [Prompt(c, prompt_ids(c, template=source.template, tokenizer=source.tokenizer), task.name) for c in answered]
+
+
+def _open_stream(task: PreparedTask, rows: Rows) -> Stream:
+    """The stream of training examples, of which the first are checked at once."""
+    source = task.source
+
+    def reject(bad: BadRow, seen: int) -> None:
+        task.reject("train", bad.where, "bad_row", f"{bad.column} {bad.rule}")
+        allowed = source.policy.max_fraction * max(seen, 10 * PROBE)
+        if not source.policy.skip or task.counts["train_bad_row"] > allowed:
+            source.policy.check([bad], 1, source.label("train"))
+
+    stream = Stream(
+        rows=rows,
+        template=source.template,
+        tokenizer=source.tokenizer,
+        limit=source.limit,
+        reject=reject,
+        seed=source.seed,
+        buffer=source.buffer,
+    )
+    first = stream.first(PROBE)
+    if not len(first):
+        raise DataError(f"{source.label('train')}: the first {PROBE} rows of the stream give no example.")
+    check_supervision(first, tokenizer=source.tokenizer, stop_ids=task.stop_token_ids, split=source.label("train"))
+    return stream
+
+
+def _check_stream(stream: object, splits: Mapping[str, object], source: TaskSource) -> None:
+    """Refuse a stream that cannot start anew, or of which nothing can be held out.
+
+    Raises:
+        PluginError: If it is an iterator.
+        ConfigError: If there is no validation split.
+    """
+    if isinstance(stream, Iterator):
+        raise PluginError(
+            f"The dataset of {source.label('train')} returns a {type(stream).__name__}, which can be read only once. "
+            "Return a list, or an object whose __iter__ starts anew."
+        )
+    if "validation" not in splits:
+        raise ConfigError(
+            f"{source.label('train')} is streamed, so no share of it can be held out. Set "
+            "data.dataset.validation_path, data.dataset.validation_split or data.dataset.validation_rows."
+        )
