@@ -18,8 +18,10 @@ from ftframe.errors import ConfigError
 from ftframe.metrics.generation import Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
+from ftframe.models.isolation import check_isolation
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision, resolve_precision
+from ftframe.models.varlen_attention import VARLEN, check_varlen
 from ftframe.registry import datasets, metrics, origin, prompt_templates
 from ftframe.signatures import check_arguments
 from ftframe.train.schedule import build_scheduler, check_scheduler
@@ -154,6 +156,22 @@ def precision_of(cfg: Any) -> Precision:
     )
 
 
+def check_attention(cfg: Any, config: Any, precision: Precision) -> None:
+    """Refuse a variable-length attention that this machine or model cannot run, before weights load.
+
+    Args:
+        cfg: The run's config.
+        config: The base model's, of transformers.
+        precision: The run's number types.
+
+    Raises:
+        ConfigError: Naming what is missing.
+    """
+    if cfg.model.attn_implementation == VARLEN:
+        device = torch.device("cuda" if on_gpu(cfg.trainer.accelerator) else "cpu")
+        check_varlen(config, device, precision.compute_dtype)
+
+
 def build_template(node: Any, tokenizer: Any, *, key: str = "data.template") -> PromptTemplate:
     """The prompt template by name.
 
@@ -203,6 +221,9 @@ def build_model(cfg: Any, precision: Precision, device: torch.device) -> Any:
         model = attach_adapter(model, build(cfg.peft, "peft"), base_path=path, in_float32=precision.adapters_in_float32)
     if cfg.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if cfg.data.packing:
+        with precision.forward_context(device):
+            check_isolation(model)
     return model.train()  # from_pretrained leaves dropout and checkpointing off
 
 

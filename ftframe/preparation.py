@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -216,8 +216,10 @@ def tokenising(description: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def build_datamodule(data: Any, prepared: PreparedData, *, pad_token_id: int, seed: int) -> SFTDataModule:
-    """The batches of prepared data."""
+def build_datamodule(
+    data: Any, prepared: PreparedData, *, pad_token_id: int, seed: int, one_row: bool = False
+) -> SFTDataModule:
+    """The batches of prepared data; `one_row` lays packs out for attention of variable length."""
     train = prepared.train
     capacity = data.max_length if data.packing else None
     validation = [task.validation for task in prepared.tasks]
@@ -233,6 +235,7 @@ def build_datamodule(data: Any, prepared: PreparedData, *, pad_token_id: int, se
             num_workers=data.num_workers,
             group_by_length=data.group_by_length,
             capacity=capacity,
+            one_row=one_row,
         ),
         mixture=prepared.mixture,
         validation_starts=starts,

@@ -72,7 +72,7 @@ def _load(entry: Path) -> Tokenized | None:
         facts = json.loads((entry / "facts.json").read_text(encoding="utf-8"))
         examples = Examples.load(entry)
         return Tokenized(examples, [Rejected(*item) for item in facts["rejected"]], facts["counts"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -90,6 +90,7 @@ class Examples(Sequence[Example]):
 
         Raises:
             OSError: If a file is missing or cannot be read.
+            EOFError: If a file is empty.
             ValueError: If a file is damaged.
         """
         names = ("input_ids", "supervised", "starts", "rows")

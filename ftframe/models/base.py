@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoT
 
 from ftframe.errors import ConfigError, did_you_mean
 from ftframe.models.random_init import random_model
+from ftframe.models.varlen_attention import register_varlen_attention
 
 PACKAGE_SCHEME = "pkg://"
 
@@ -138,6 +139,7 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
     """
     config = load_config(spec)
     config.use_cache = False
+    register_varlen_attention()
     if spec.init == "random":
         model = random_model(
             config,

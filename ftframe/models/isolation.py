@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ftframe.errors import ConfigError
-from ftframe.models.varlen_attention import VARLEN, model_inputs
+from ftframe.models.varlen_attention import model_inputs
 
 _FIRST, _SECOND = 11, 5
 """Tokens of the two examples. The first is the longer one, so that it would weigh in what the second attends to."""

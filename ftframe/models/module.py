@@ -13,19 +13,9 @@ from torch.optim import Optimizer
 from ftframe.api import IGNORE_INDEX
 from ftframe.errors import FtframeError, NonFiniteError
 from ftframe.models.loss import causal_lm_loss, row_losses
+from ftframe.models.varlen_attention import model_inputs
 
 Batch = dict[str, Any]
-
-MODEL_INPUTS = (
-    "input_ids",
-    "attention_mask",
-    "position_ids",
-    "cu_seq_lens_q",
-    "cu_seq_lens_k",
-    "max_length_q",
-    "max_length_k",
-)
-"""What of a batch the model is given: a mask where rows are padded, positions (and boundaries) where they are packed."""
 
 
 class CausalLMModule(L.LightningModule):
@@ -165,7 +155,7 @@ class CausalLMModule(L.LightningModule):
             )
 
     def _logits(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch}).logits
+        logits: Tensor = self.model(**model_inputs(batch, self.model.config._attn_implementation)).logits
         return logits
 
     def _sum_over_ranks(self, values: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,6 +28,16 @@ class Precision:
     trainer: str
     base_dtype: torch.dtype
     adapters_in_float32: bool = True
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The type that matrices are multiplied in: autocast's, or else the weights'."""
+        return _COMPUTE[self.trainer] if self.trainer.endswith("mixed") else self.base_dtype
+
+    def forward_context(self, device: torch.device) -> AbstractContextManager[Any]:
+        """What Lightning runs a forward pass in."""
+        mixed = self.trainer.endswith("mixed")
+        return torch.autocast(device.type, dtype=self.compute_dtype) if mixed else nullcontext()
 
 
 def resolve_precision(precision: str, dtype: str, *, trains_base: bool, on_gpu: bool) -> Precision:

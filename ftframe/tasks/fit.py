@@ -17,6 +17,7 @@ from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import Record, save_artifact, write_card
 from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.precision import Precision
+from ftframe.models.varlen_attention import VARLEN
 from ftframe.train.checkpointing import build_checkpoints
 from ftframe.train.schedule import total_optimizer_steps
 from ftframe.train.throughput import Throughput
@@ -39,11 +40,17 @@ def fit(cfg: Any) -> Path:
     spec = assembly.base_spec(cfg)
     with console.progress(f"load tokenizer {spec.tokenizer or spec.path}"):  # a hub may take its time
         tokenizer = load_tokenizer(spec)
-        check_vocabulary(load_config(spec), tokenizer)
+        model_config = load_config(spec)
+        check_vocabulary(model_config, tokenizer)
+    assembly.check_attention(cfg, model_config, precision)
     template = assembly.build_template(cfg.data.template, tokenizer)
     data = preparation.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
     datamodule = preparation.build_datamodule(
-        cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed
+        cfg.data,
+        data,
+        pad_token_id=assembly.pad_token_id(tokenizer),
+        seed=cfg.seed,
+        one_row=cfg.model.attn_implementation == VARLEN,
     )
     total_steps = _total_steps(cfg, datamodule, trainer)
     accounting.warn_of_duplicates(data)

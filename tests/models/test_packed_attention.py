@@ -142,7 +142,7 @@ def test_bfloat16_neighbours_do_not_change_by_a_bit():
 
 @pytest.mark.slow
 def test_flex_attention():
-    """transformers compiles its mask, which takes a C++ compiler on a CPU."""
+    """Transformers compiles its mask, which takes a C++ compiler on a CPU."""
     model, rows = build("llama", "flex_attention"), make_examples()
     with torch.no_grad():
         pack, before = packed_logits(model, "flex_attention", rows)
