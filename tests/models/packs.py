@@ -54,7 +54,9 @@ def make_examples(rows=ROWS, seed=0):
 def make_pack(rows, *, varlen):
     """Padding at the end of a row is a sequence of its own."""
     width = max(sum(map(len, row)) for row in rows)
-    sequences = [row + ([torch.zeros(pad, dtype=torch.long)] if (pad := width - sum(map(len, row))) else []) for row in rows]
+    sequences = [
+        row + ([torch.zeros(pad, dtype=torch.long)] if (pad := width - sum(map(len, row))) else []) for row in rows
+    ]
     labels = [[first_hidden(ids) for ids in row] for row in rows]
     batch = {
         "input_ids": torch.stack([torch.cat(row) for row in sequences]),
