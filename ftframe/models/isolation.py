@@ -33,11 +33,12 @@ _ULPS = 16 * torch.finfo(torch.float32).eps
 def check_isolation(model: nn.Module) -> None:
     """Refuse a model in which one example of a pack changes what is predicted in another.
 
-    Packs two examples of a few tokens, as training does, and changes every token of the first: the logits of the second
-    must stay as they are, up to the last bits of float32, and must be those of the example alone. The one change that is allowed is what
-    the same two examples do to each other as rows of a padded batch, where they cannot see each other: 8-bit layers
-    look for outliers in all tokens at once, experts gather tokens of all rows, and both round otherwise then.
-    Training flags and random state are left as they were. Under autocast, call it in the same context.
+    Packs two examples of a few tokens, as training does, and changes every token of the first: the logits of the
+    second must stay as they are, up to the last bits of float32, and must be those of the example alone. The one
+    change that is allowed is what the same two examples do to each other as rows of a padded batch, where they cannot
+    see each other: 8-bit layers look for outliers in all tokens at once, experts gather the tokens of all rows, and
+    both round otherwise then. Training flags and random state are left as they were. Under autocast, call it in the
+    same context.
 
     Args:
         model: A causal language model of transformers, with or without an adapter, on its device.
@@ -62,9 +63,9 @@ def check_isolation(model: nn.Module) -> None:
     if not leak <= torch.maximum(_ROW_COUPLING * coupling, _ULPS * effect):  # a NaN is no proof
         hint = "" if _attention(base) in ("sdpa", "eager") else " Or try model.attn_implementation=sdpa or eager."
         raise _refusal(base, f"A change of one example moves the logits of the next by {leak:.2g}.", hint)
-    error = (packed[_FIRST:] - padded).abs().max()
-    if not error <= _ROUNDING[_coarsest_dtype(base, embedding.device)] * effect:
-        raise _refusal(base, f"The logits of an example differ by {error:.2g} from those that it has alone.")
+    gap = (packed[_FIRST:] - padded).abs().max()
+    if not gap <= _ROUNDING[_coarsest_dtype(base, embedding.device)] * effect:
+        raise _refusal(base, f"The logits of an example differ by {gap:.2g} from those that it has alone.")
 
 
 def _examples(vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,7 +75,7 @@ def _examples(vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
     return first, changed.flip(0), second
 
 
-def _packed_logits(model: nn.Module, base: nn.Module, examples: list[Tensor]) -> Tensor:
+def _packed_logits(model: nn.Module, base: Any, examples: list[Tensor]) -> Tensor:
     """Logits of each token of a pack, [tokens, vocabulary]."""
     lengths = torch.tensor([0, *map(len, examples)], device=examples[0].device)
     starts, longest = lengths.cumsum(0).to(torch.int32), max(map(len, examples))
@@ -90,7 +91,7 @@ def _packed_logits(model: nn.Module, base: nn.Module, examples: list[Tensor]) ->
     return logits[0].float()
 
 
-def _padded_logits(model: nn.Module, examples: list[Tensor]) -> Tensor:
+def _padded_logits(model: Any, examples: list[Tensor]) -> Tensor:
     """Logits of each token of the last, shorter example as a row of a padded batch, [tokens, vocabulary]."""
     input_ids = nn.utils.rnn.pad_sequence(examples, batch_first=True)
     mask = nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in examples], batch_first=True)
@@ -98,7 +99,7 @@ def _padded_logits(model: nn.Module, examples: list[Tensor]) -> Tensor:
     return logits[-1, : len(examples[-1])].float()
 
 
-def _base_model(model: nn.Module) -> Any:
+def _base_model(model: Any) -> Any:
     """The model of transformers within an adapter."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

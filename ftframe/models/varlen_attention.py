@@ -65,7 +65,7 @@ def check_varlen(config: Any, device: torch.device, dtype: torch.dtype) -> None:
     """
     _check_device(device, dtype)
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is not None and not model_class._supports_attention_backend:
+    if not getattr(model_class, "_supports_attention_backend", True):
         raise ConfigError(f"{_GIVEN}: models of type '{config.model_type}' take no other attention. {_INSTEAD}")
     if getattr(config, "attention_dropout", 0.0) > 0:
         raise ConfigError(
@@ -140,7 +140,7 @@ def varlen_attention(
         if attention_mask is not None and attention_mask.numel() == 0:
             name = type(module).__name__
             raise ConfigError(f"{name} does not pass on where packed examples begin. {_INSTEAD}")
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
+        return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     _check_call(module, {"dropout": dropout or None, "sliding_window": sliding_window, **kwargs})
@@ -218,13 +218,14 @@ def _reference(
     groups = query.shape[1] // key.shape[1]
     lengths = starts.diff().tolist()
     attended = []
-    for states in zip(*(states.split(lengths) for states in (query, key, value)), strict=True):
-        heads_first = [example.transpose(0, 1)[None] for example in states]
-        mask = _sees(len(states[0]), window, query.device)
+    for q, k, v in zip(*(states.transpose(0, 1).split(lengths, 1) for states in (query, key, value)), strict=True):
+        mask = _sees(q.shape[1], window, query.device)
         attended.append(
-            F.scaled_dot_product_attention(*heads_first, attn_mask=mask, scale=scaling, enable_gqa=groups > 1)
+            F.scaled_dot_product_attention(
+                q[None], k[None], v[None], attn_mask=mask, scale=scaling, enable_gqa=groups > 1
+            )
         )
-    return torch.cat([example[0].transpose(0, 1) for example in attended])
+    return torch.cat(attended, dim=2)[0].transpose(0, 1)
 
 
 def _sees(length: int, window: int | None, device: torch.device) -> Tensor:
