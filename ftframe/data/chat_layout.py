@@ -19,7 +19,7 @@ ANOTHER = "Set data.template.name to another format"
 
 
 class Span(NamedTuple):
-    """A stretch of the rendered text, in characters, that is learnt if one of some messages is."""
+    """A stretch of the rendered text, in characters, that is learnt unless the messages it belongs to are masked."""
 
     start: int
     end: int

@@ -106,7 +106,8 @@ class TokenizerTemplate:
             usual = [role == "assistant" for role in roles]
         learnt = [rule if masked is None else not masked for rule, masked in zip(usual, masks, strict=True)]
         if self.jinja.says_what_is_learnt:
-            spans = [span for span in layout.spans if any(learnt[owner] for owner in span.owners)]
+            masked = {number for number, mask in enumerate(masks) if mask}
+            spans = [span for span in layout.spans if not span.owners or not masked.issuperset(span.owners)]
         else:
             spans = self.layouts.written_before_answers(roles, learnt)
         gaps = [self._split(layout, number, roles, spans) for number in range(len(layout.gaps))]
