@@ -151,6 +151,7 @@ def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, tokeniz
         template=assembly.plain(cfg.data.template),
         stop_token_ids=stop_token_ids(template=template, tokenizer=tokenizer),
         max_new_tokens=cfg.data.max_new_tokens,
+        template_sha256=assembly.template_sha256(cfg.data.template, template),
     )
 
 
