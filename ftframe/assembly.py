@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -12,11 +13,13 @@ from omegaconf import OmegaConf
 
 from ftframe.api import PromptTemplate
 from ftframe.compose import targets
-from ftframe.console import progress
+from ftframe.console import print_line, progress
 from ftframe.data.datamodule import SFTDataModule
+from ftframe.data.fingerprints import fingerprint_template
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
+from ftframe.models.artifact import Record
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
 from ftframe.models.isolation import check_isolation
 from ftframe.models.module import CausalLMModule
@@ -25,6 +28,8 @@ from ftframe.models.varlen_attention import VARLEN, check_varlen
 from ftframe.registry import datasets, metrics, origin, prompt_templates
 from ftframe.signatures import check_arguments
 from ftframe.train.schedule import build_scheduler, check_scheduler
+
+logger = logging.getLogger(__name__)
 
 LOSS_METRICS = ("val/loss", "val/perplexity", "val/token_accuracy")
 
@@ -179,6 +184,29 @@ def build_template(node: Any, tokenizer: Any, *, key: str = "data.template") -> 
         PluginError: If no package registers the name.
     """
     template: PromptTemplate = prompt_templates.build(plain(node), key=key, tokenizer=tokenizer)
+    return template
+
+
+def template_sha256(node: Any, template: PromptTemplate) -> str:
+    """The hash of a prompt template that was built from a node of the config."""
+    arguments = dict(plain(node))
+    return fingerprint_template(template, name=arguments.pop("name"), arguments=arguments)
+
+
+def build_template_of(record: Record, tokenizer: Any) -> PromptTemplate:
+    """The prompt template of an artifact, with a warning where it is not the one of the training.
+
+    Raises:
+        PluginError: If no package registers the name.
+    """
+    template = build_template(record.template, tokenizer)
+    if record.template_sha256 and template_sha256(record.template, template) != record.template_sha256:
+        warning = (
+            f"The prompt template '{record.template['name']}' is not the one of the training: its code or its Jinja "
+            "text has changed since, so prompts may be written otherwise than the model has learnt them."
+        )
+        logger.warning(warning)
+        print_line(f"Warning: {warning}")
     return template
 
 

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ftframe.assembly import build, check_node, locate
+from ftframe.assembly import build, build_template, build_template_of, check_node, locate, template_sha256
 from ftframe.compose import TARGET_PREFIXES
+from ftframe.data.prompt_templates import Alpaca
 from ftframe.errors import ConfigError
+from ftframe.models.artifact import Record
 
 OWN = (
     "torch.optim.AdamW",
@@ -65,3 +67,20 @@ def test_target_that_cannot_be_imported_is_named() -> None:
 def test_node_without_a_target_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^optim\._target_ is missing: it names the class that optim builds\.$"):
         check_node({"lr": 1.0}, "optim")
+
+
+def record_of(template_sha256: str) -> Record:
+    return Record("adapter", {}, "float32", None, {"name": "alpaca"}, template_sha256=template_sha256)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "warned"), [("", False), (None, False), ("0" * 64, True)], ids=["not-recorded", "same", "other"]
+)
+def test_a_template_that_changed_since_the_training_is_warned_of(
+    recorded: str | None, warned: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    same = template_sha256({"name": "alpaca"}, build_template({"name": "alpaca"}, None))
+    template = build_template_of(record_of(same if recorded is None else recorded), tokenizer=None)
+    assert isinstance(template, Alpaca)
+    assert ("The prompt template 'alpaca' is not the one of the training" in capsys.readouterr().out) is warned
+    assert ("'alpaca' is not the one of the training" in caplog.text) is warned

@@ -8,7 +8,7 @@ from ftframe.api import BOS, EOS, ROLES, Conversation, Message, Segment
 from ftframe.data.tokenizer_template import TokenizerTemplate
 from ftframe.errors import DataError
 
-__all__ = ["Alpaca", "ChatML", "Llama2", "Mistral", "Plain", "TokenizerTemplate"]
+__all__ = ["Alpaca", "ChatML", "Llama2", "Llama3", "Mistral", "Plain", "TokenizerTemplate"]
 
 INPUT_HEADER = "\n\n### Input:\n"
 """Stands between instruction and input in the user's content of an Alpaca row."""
@@ -118,6 +118,31 @@ class ChatML:
         return segments
 
 
+class Llama3:
+    """Meta's Llama 3 format: BOS, then a header with the role, content and `<|eot_id|>` for every turn, in any order.
+
+    With a tokenizer that lacks the markers they are plain text, and its EOS token ends the answers instead.
+
+    Source: https://github.com/meta-llama/llama3/blob/main/llama/tokenizer.py
+    """
+
+    START = Segment("<|start_header_id|>", special=True)
+    CONTENT = (Segment("<|end_header_id|>", special=True), Segment("\n\n"))
+    END = "<|eot_id|>"
+
+    def render(self, messages: Conversation) -> list[Segment]:
+        """The conversation as segments.
+
+        Raises:
+            DataError: If there are no messages, or a role is unknown.
+        """
+        check_roles(messages, "llama3")
+        segments = [Segment(BOS, special=True)]
+        for turn in messages:
+            segments += [self.START, Segment(turn.role), *self.CONTENT, *answer(turn, stop=self.END)]
+        return segments
+
+
 class Plain:
     """No format: BOS, then the system's and users' texts with a newline after each, and EOS after each answer.
 
@@ -200,5 +225,5 @@ def check_only_answers_are_learnt(messages: Conversation, name: str) -> None:
         if turn.supervised and turn.role != "assistant":
             raise DataError(
                 f"Message {number} is a {turn.role} turn with masked=False, but in the format '{name}' no token ends "
-                "such a turn. Mask it, or use data.template.name=chatml."
+                "such a turn. Mask it, or use data.template.name=chatml or llama3."
             )

@@ -31,7 +31,7 @@ def evaluate(cfg: Any) -> Path:
     trainer = _build_trainer(cfg, record)
     data_config = cfg.data if cfg.data is not None else data_of_run(artifact.parent)
     tokenizer = load_artifact_tokenizer(artifact)
-    template = assembly.build_template(record.template, tokenizer)
+    template = assembly.build_template_of(record, tokenizer)
     seed = seed_of_run(artifact.parent, default=cfg.seed)
     data = preparation.prepare_data(
         data_config, template, tokenizer=tokenizer, seed=seed, train=False, whole=cfg.data is not None

@@ -169,6 +169,7 @@ def _record(cfg: Any, precision: Precision, *, stop_token_ids: list[int]) -> Rec
         template=assembly.plain(cfg.data.template),
         stop_token_ids=stop_token_ids,
         max_new_tokens=cfg.data.max_new_tokens,
+        template_sha256=assembly.template_sha256(cfg.data.template, template),
     )
 
 

@@ -29,7 +29,7 @@ def predict(cfg: Any) -> Path:
     record = read_record(artifact)
     conversations = read_conversations(cfg)
     tokenizer = load_artifact_tokenizer(artifact)
-    template = assembly.build_template(record.template, tokenizer)
+    template = assembly.build_template_of(record, tokenizer)
     prompts = [prompt_ids(turns, template=template, tokenizer=tokenizer) for turns in conversations]
 
     folder = runs.create_run_folder(cfg.output_dir)
