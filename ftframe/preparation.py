@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ftframe.api import Conversation, PromptTemplate
+from ftframe.api import BadRow, Conversation, PromptTemplate, Rows
 from ftframe.assembly import answerer, build_metrics, plain
 from ftframe.console import progress
+from ftframe.data.conversations import as_row
 from ftframe.data.datamodule import Loading, SFTDataModule
 from ftframe.data.datasets import split_validation
 from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids, tokenize_conversation
@@ -51,7 +52,8 @@ def prepare_data(
         DataError: If a row cannot be learnt from, or nothing is left.
         ConfigError: If an argument of the dataset is wrong.
     """
-    splits = datasets.build(plain(data.dataset), key="data.dataset")
+    built = datasets.build(plain(data.dataset), key="data.dataset")
+    splits = {split: _conversations(rows, split) for split, rows in built.items()}
     if "validation" not in splits and whole:
         splits = {"train": [], "validation": splits["train"]}
     elif "validation" not in splits:
@@ -68,6 +70,21 @@ def prepare_data(
         prepared.prompts.append(prompt_ids(conversation, template=template, tokenizer=tokenizer))
         prepared.references.append(conversation[-1].content)
     return prepared
+
+
+def _conversations(rows: Rows, split: str) -> list[Conversation]:
+    """The conversations of all rows.
+
+    Raises:
+        DataError: If a row is bad.
+    """
+    conversations = []
+    for number, item in enumerate(rows, start=1):
+        row = as_row(item, f"{split} row {number}")
+        if isinstance(row, BadRow):
+            raise DataError(str(row))
+        conversations.append(row.messages)
+    return conversations
 
 
 def _tokenize_split(
@@ -100,7 +117,7 @@ def _tokenize_split(
 def _shorten(example: Any, data: Any, row: str, counts: dict[str, int]) -> Any:
     """What `data.on_too_long` asks for; None to drop the example."""
     length, choice = len(example["input_ids"]), data.on_too_long.value
-    if choice == "error":
+    if choice in ("error", "chunk"):
         raise DataError(
             f"{row} has {length} tokens, more than data.max_length={data.max_length}. "
             "Raise data.max_length, or set data.on_too_long=drop or truncate."

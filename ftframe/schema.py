@@ -25,6 +25,14 @@ class TooLong(Enum):
     error = "error"
     drop = "drop"
     truncate = "truncate"
+    chunk = "chunk"
+
+
+class BadRows(Enum):
+    """What becomes of a row that is no conversation to learn from."""
+
+    error = "error"
+    skip = "skip"
 
 
 @dataclass
@@ -57,6 +65,9 @@ class DataConfig:
     """`name` is looked up in `ftframe.datasets`; the other keys are its arguments."""
     template: dict[str, Any] = field(default_factory=lambda: {"name": "${oc.select:model.template,null}"})
     """`name` is looked up in `ftframe.prompt_templates`; the other keys are its arguments."""
+    on_bad_row: BadRows = BadRows.error
+    max_bad_fraction: float = 0.05
+    """The largest share of bad rows that `on_bad_row=skip` passes over."""
     max_length: int = 1024
     """Tokens of one example, prompt and answer together."""
     on_too_long: TooLong = TooLong.error
@@ -159,7 +170,7 @@ class PredictConfig:
     system: str | None = None
     """System message in front of `prompt`."""
     input: str | None = None
-    """JSON Lines file with one conversation a row, in any format that `data=jsonl` reads."""
+    """File with one conversation a row, of any kind and format that `data=table` reads."""
     columns: dict[str, Any] = field(default_factory=dict)
     """As `data.dataset.columns`."""
     batch_size: int = 8
