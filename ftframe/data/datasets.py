@@ -1,243 +1,243 @@
-"""The built-in datasets: functions from keyword arguments to conversations."""
+"""The built-in dataset `table`: conversations in files, folders and datasets of the hub."""
 
 from __future__ import annotations
 
 import random
-import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import TypeVar
 
-from ftframe.api import Conversation, Message, Splits
-from ftframe.data.files import PATH_KEY, NumberedRow, check_limit, read_json_lines, read_text
-from ftframe.data.hub import JSON_LINES, load_rows
-from ftframe.data.rows import ALPACA, COLUMNS_KEY, FORMATS, TEXT, RowFormat, choose_reader
+from ftframe.api import BadRow, Row, Splits
+from ftframe.data.files import RawRow, check_count
+from ftframe.data.rows import Columns, RowReader, choose_reader
+from ftframe.data.sources import Place, RawRows, open_source
 from ftframe.errors import ConfigError, DataError
 
-VALIDATION_KEY = "data.dataset.validation_path"
+HEAD = 100
+"""Rows of a stream that are looked at to tell its columns."""
+
+Item = TypeVar("Item")
 
 
-def jsonl(
+def table(
     *,
     path: str,
-    validation_path: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    limit: int | None = None,
-) -> Splits:
-    """Conversations in local JSON Lines files.
-
-    Args:
-        path: The file of training rows.
-        validation_path: The file of validation rows.
-        columns: The file's column for a field of ours: `messages`, `conversations`, `prompt`, `completion`,
-            `instruction`, `input`, `output` or `text`.
-        limit: The most rows to read of each file.
-
-    Raises:
-        ConfigError: If a file is missing or its columns fit no format.
-        DataError: If a row is not valid.
-    """
-    splits = {"train": read_conversations(read_json_lines(path, limit=limit), columns=columns)}
-    if validation_path is not None:
-        rows = read_json_lines(validation_path, key=VALIDATION_KEY, limit=limit)
-        splits["validation"] = read_conversations(rows, columns=columns)
-    return splits
-
-
-def alpaca(
-    *,
-    path: str = "tatsu-lab/alpaca",
     split: str = "train",
-    limit: int | None = None,
     validation_path: str | None = None,
-) -> Splits:
-    """Rows of `instruction`, `input` and `output`, from the hub or local files.
-
-    Args:
-        path: A hub id, file or folder.
-        split: The split of a hub dataset or folder.
-        limit: The most rows to read of each split.
-        validation_path: A hub id, file or folder of validation rows.
-
-    Raises:
-        ConfigError: If a file is missing or the columns are not Alpaca's.
-        DataError: If the hub cannot be reached or a row is not valid.
-    """
-    splits = {"train": read_conversations(load_rows(path, split=split, limit=limit), formats=[ALPACA])}
-    if validation_path is not None:
-        rows = load_rows(validation_path, split=split, key=VALIDATION_KEY, limit=limit)
-        splits["validation"] = read_conversations(rows, formats=[ALPACA])
-    return splits
-
-
-def guanaco(
-    *,
-    path: str = "mlabonne/guanaco-llama2-1k",
-    split: str = "train",
+    validation_split: str | None = None,
+    validation_rows: int | None = None,
+    format: str | None = None,
+    columns: Mapping[str, str | None] | None = None,
     limit: int | None = None,
-    validation_path: str | None = None,
-) -> Splits:
-    """Rows of one `text` in Llama 2's chat format, taken apart into messages.
-
-    Args:
-        path: A hub id, file or folder.
-        split: The split of a hub dataset or folder.
-        limit: The most rows to read of each split.
-        validation_path: A hub id, file or folder of validation rows.
-
-    Raises:
-        ConfigError: If a file is missing or has no column `text`.
-        DataError: If the hub cannot be reached or a row does not parse.
-    """
-    splits = {"train": read_guanaco(load_rows(path, split=split, limit=limit))}
-    if validation_path is not None:
-        splits["validation"] = read_guanaco(load_rows(validation_path, split=split, key=VALIDATION_KEY, limit=limit))
-    return splits
-
-
-def text(
-    *,
-    path: str,
-    validation_path: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    limit: int | None = None,
+    streaming: bool = False,
     separator: str | None = "\n\n",
+    revision: str | None = None,
+    subset: str | None = None,
+    node: str = "data.dataset",
 ) -> Splits:
-    """Documents of which every token is learnt, from plain text files or JSON Lines with a column `text`.
+    """Conversations in JSON Lines, JSON, CSV, TSV, Parquet, Arrow or text files, or in a dataset of the hub.
 
     Args:
-        path: The file of training documents; JSON Lines if it ends in `.jsonl` or `.ndjson`.
-        validation_path: The file of validation documents.
-        columns: `text` and the column that holds it, in JSON Lines.
-        limit: The most documents to read of each file.
+        path: A file, a folder of files of one kind, or a hub id.
+        split: The split of a folder or a hub dataset.
+        validation_path: Where the validation rows are, if elsewhere.
+        validation_split: The split of the validation rows.
+        validation_rows: How many of the first rows are the validation rows.
+        format: `alpaca`, `sharegpt`, `messages`, `prompt_completion`, `text` or `llama2_text`; by default what the
+            columns say.
+        columns: The dataset's column for a field of ours: `messages`, `conversations`, `prompt`, `completion`,
+            `instruction`, `input`, `output` or `text`.
+        limit: The most rows to read of each source.
+        streaming: Whether training rows are read while training, and never all held in memory.
         separator: What stands between two documents of a text file, by default a blank line; null if the whole file
             is one document.
+        revision: Branch, tag or commit of a hub dataset.
+        subset: The name of one of a hub dataset's configurations.
+        node: The config node that has these keys, for messages.
 
     Raises:
-        ConfigError: If a file is missing, has no such column, or an option has no meaning for it.
-        DataError: If a file holds no document or a row is not valid.
+        ConfigError: If there is no such file, folder or split, the columns fit no format, or options exclude others.
+        DataError: If a file cannot be read as a whole, or holds no rows.
     """
-    check_limit(limit)
-    if separator == "":
-        raise ConfigError("data.dataset.separator is empty; give a text, or null if the whole file is one document.")
-    splits = {}
-    for name, key, file in (("train", PATH_KEY, path), ("validation", VALIDATION_KEY, validation_path)):
-        if file is None:
-            continue
-        if Path(file).suffix in JSON_LINES:
-            rows = read_json_lines(file, key=key, limit=limit)
-        else:
-            if any(column is not None for column in (columns or {}).values()):
-                raise ConfigError(f"{COLUMNS_KEY} has no meaning for {key}={file}: only JSON Lines have columns.")
-            rows = read_documents(file, key=key, separator=separator)[:limit]
-        splits[name] = read_conversations(rows, columns=columns, formats=[TEXT])
-    return splits
+    train = Place(path, f"{node}.path", node, split, None, separator, revision, subset, streaming)
+    train = train if split == "train" else replace(train, split_key=f"{node}.split")
+    validation = validation_place(train, path=validation_path, split=validation_split)
+    check_options(train, validation, limit=limit, validation_rows=validation_rows)
+    asked = Columns(format, columns or {}, node)
+    if validation is not None:
+        held_out = read_all(validation, asked, limit=limit)
+        return {"train": (stream if streaming else read_all)(train, asked, limit=limit), "validation": held_out}
+    if streaming:
+        return split_stream(stream(train, asked, limit=limit), validation_rows or 0, node=node)
+    rows = read_all(train, asked, limit=limit)
+    if validation_rows is None:
+        return {"train": rows}
+    check_rest(rows[validation_rows:], validation_rows, node=node)
+    return {"train": rows[validation_rows:], "validation": rows[:validation_rows]}
 
 
-def split_validation(conversations: Sequence[Conversation], *, fraction: float, seed: int) -> Splits:
+def validation_place(train: Place, *, path: str | None, split: str | None) -> Place | None:
+    """Where the validation rows are, if the config says so; read as a whole even where training rows are streamed."""
+    if path is None and split is None:
+        return None
+    place = replace(train, streaming=False)
+    if path is not None:
+        place = replace(place, path=path, key=f"{train.node}.validation_path")
+        if path != train.path:  # another dataset has its own
+            place = replace(place, split_key=None, revision=None, subset=None)
+    if split is not None:
+        place = replace(place, split=split, split_key=f"{train.node}.validation_split")
+    return place
+
+
+def check_options(train: Place, validation: Place | None, *, limit: int | None, validation_rows: int | None) -> None:
+    """Refuse options that exclude each other, or have no meaning.
+
+    Raises:
+        ConfigError: In these cases.
+    """
+    node = train.node
+    check_count(limit, key=f"{node}.limit")
+    check_count(validation_rows, key=f"{node}.validation_rows")
+    if train.separator == "":
+        raise ConfigError(f"{node}.separator is empty; give a text, or null if the whole file is one document.")
+    if validation is not None and validation_rows is not None:
+        raise ConfigError(
+            f"{node}.validation_rows={validation_rows} and {validation.split_key or validation.key} exclude each other."
+        )
+    if validation is not None and (validation.path, validation.split) == (train.path, train.split):
+        raise ConfigError(f"{validation.split_key or validation.key}: the validation rows are the training rows.")
+    if train.streaming and validation is None and validation_rows is None:
+        raise ConfigError(
+            f"{node}.streaming=true: no share of a stream can be held out for validation. Set {node}.validation_path, "
+            f"{node}.validation_split, or {node}.validation_rows=N to take its first N rows."
+        )
+
+
+def read_all(place: Place, asked: Columns, *, limit: int | None) -> list[Row | BadRow]:
+    """The rows of a place to learn from, in order.
+
+    Raises:
+        ConfigError: If there is no such place, or its columns fit no format.
+        DataError: If it cannot be read, or holds no rows.
+    """
+    raw = list(islice(open_source(place), limit))
+    reader = reader_of(raw, place, asked)
+    return [reader.learnable(row) for row in raw]
+
+
+def read_inputs(path: str, *, key: str, columns: Mapping[str, str | None]) -> list[Row | BadRow]:
+    """The conversations of a file, whether or not one can learn from them.
+
+    Args:
+        path: A file, a folder or a hub id.
+        key: The key that gives it, for messages.
+        columns: As for `table`; its key is `columns`.
+
+    Raises:
+        ConfigError: As `read_all`.
+        DataError: As `read_all`.
+    """
+    place = Place(path, key)
+    raw = list(open_source(place))
+    reader = reader_of(raw, place, Columns(None, columns, ""))
+    return [row if isinstance(row, BadRow) else reader.read(row.value, where=row.where) for row in raw]
+
+
+def reader_of(raw: Sequence[RawRow | BadRow], place: Place, asked: Columns) -> RowReader:
+    """The reader of rows.
+
+    Raises:
+        ConfigError: If their columns fit no format.
+        DataError: If there are no rows.
+    """
+    if not raw:
+        raise DataError(f"{place.key}={place.path}: it holds no rows.")
+    objects = [row.value for row in raw if isinstance(row, RawRow) and isinstance(row.value, Mapping)]
+    # A column counts as present if any row has it, so that a row that lacks it is reported by its number.
+    present = list(dict.fromkeys(name for value in objects for name in value))
+    if not objects:
+        return RowReader.of_no_object()
+    return choose_reader(present, asked)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Rows that are read as they are needed; each iteration starts anew, in the same order.
+
+    Attributes:
+        raw: The rows of the source.
+        reader: Makes conversations of them.
+        start: The first row's index.
+        stop: The index after the last row.
+    """
+
+    raw: RawRows
+    reader: RowReader
+    start: int = 0
+    stop: int | None = None
+
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        """Start at the first row."""
+        return map(self.reader.learnable, islice(self.raw, self.start, self.stop))
+
+
+def stream(place: Place, asked: Columns, *, limit: int | None) -> Stream:
+    """The rows of a place, one at a time; their columns are those of the first rows.
+
+    Raises:
+        ConfigError: As `read_all`.
+        DataError: As `read_all`, or if none of the first rows is an object.
+    """
+    raw = open_source(place)
+    head = list(islice(raw, min(HEAD, limit or HEAD)))
+    if head and not any(isinstance(row, RawRow) and isinstance(row.value, Mapping) for row in head):
+        first = RowReader.of_no_object().learnable(head[0])
+        raise DataError(f"{place.key}={place.path}: none of the first {len(head)} rows can be read. {first}.")
+    return Stream(raw, reader_of(head, place, asked), stop=limit)
+
+
+def split_stream(rows: Stream, count: int, *, node: str) -> Splits:
+    """The first rows of a stream for validation, and the stream of all others.
+
+    Raises:
+        DataError: If no others are left.
+    """
+    train = replace(rows, start=count)
+    check_rest(list(islice(train, 1)), count, node=node)
+    return {"train": train, "validation": list(islice(rows, count))}
+
+
+def check_rest(rest: Sequence[object], count: int, *, node: str) -> None:
+    """Refuse a number of validation rows that leaves none to train on.
+
+    Raises:
+        DataError: If it is so.
+    """
+    if not rest:
+        raise DataError(f"{node}.validation_rows={count} leaves no row to train on. Choose a smaller number.")
+
+
+def split_validation(rows: Sequence[Item], *, fraction: float, seed: int) -> dict[str, list[Item]]:
     """A seeded `train` and `validation` split that keeps the order of rows; for datasets that have only one part.
 
     Args:
-        conversations: All rows.
+        rows: All rows.
         fraction: The share of rows for validation.
         seed: Chooses the rows.
 
     Raises:
         ConfigError: If either side would be empty.
     """
-    count = round(len(conversations) * fraction)
-    if not 0 < count < len(conversations):
+    count = round(len(rows) * fraction)
+    if not 0 < count < len(rows):
         raise ConfigError(
-            f"A validation fraction of {fraction} takes {count} of {len(conversations)} rows; at least one row must "
-            f"stay on either side. Change the fraction, or set {VALIDATION_KEY}."
+            f"A validation fraction of {fraction} takes {count} of {len(rows)} rows; at least one row must stay on "
+            "either side. Change the fraction, or set data.dataset.validation_path."
         )
-    chosen = set(random.Random(seed).sample(range(len(conversations)), count))
+    chosen = set(random.Random(seed).sample(range(len(rows)), count))
     return {
-        "train": [row for index, row in enumerate(conversations) if index not in chosen],
-        "validation": [row for index, row in enumerate(conversations) if index in chosen],
+        "train": [row for index, row in enumerate(rows) if index not in chosen],
+        "validation": [row for index, row in enumerate(rows) if index in chosen],
     }
-
-
-def read_conversations(
-    rows: Sequence[NumberedRow],
-    *,
-    columns: Mapping[str, str] | None = None,
-    formats: Sequence[RowFormat] = FORMATS,
-) -> list[Conversation]:
-    """The conversation of each row.
-
-    Raises:
-        ConfigError: If the columns fit no format.
-        DataError: If a row is not valid.
-    """
-    # A column counts as present if any row has it, so that a row that lacks it is reported by its number.
-    present = list(dict.fromkeys(name for row in rows if isinstance(row.value, Mapping) for name in row.value))
-    if not present:
-        raise DataError(f"{rows[0].where}: no row is an object with columns.")
-    reader = choose_reader(present, columns=columns, formats=formats)
-    return [reader.read(row.value, where=row.where) for row in rows]
-
-
-def read_documents(path: str, *, key: str, separator: str | None) -> list[NumberedRow]:
-    """The documents of a text file, as rows with a column `text`.
-
-    Raises:
-        ConfigError: If there is no such file.
-        DataError: If it holds nothing but space, or is not valid UTF-8.
-    """
-    whole = read_text(path, key=key)
-    documents = [whole] if separator is None else [part.strip("\n") for part in whole.split(separator)]
-    rows = [{"text": document} for document in documents if document.strip()]
-    if not rows:
-        raise DataError(f"{key}={path}: the file holds no text.")
-    return [NumberedRow(f"{path}, document {number}", row) for number, row in enumerate(rows, start=1)]
-
-
-GUANACO_TURN = re.compile(r"<s>\s*\[INST\](.*?)\[/INST\](.*?)</s>\s*", re.DOTALL)
-GUANACO_SYSTEM = re.compile(r" ?<<SYS>>\n(.*?)\n<</SYS>>\n\n(.*)", re.DOTALL)
-GUANACO_MARKERS = ("<s>", "</s>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
-
-
-def read_guanaco(rows: Sequence[NumberedRow]) -> list[Conversation]:
-    """The conversations that a column `text` holds in Llama 2's chat format.
-
-    Raises:
-        ConfigError: If there is no such column.
-        DataError: If a row does not parse.
-    """
-    documents = read_conversations(rows, formats=[TEXT])
-    return [
-        parse_llama2_text(document[0].content, where=row.where) for document, row in zip(documents, rows, strict=True)
-    ]
-
-
-def parse_llama2_text(text: str, *, where: str) -> list[Message]:
-    """The messages of `<s>[INST] user [/INST] assistant </s><s>[INST] ...`.
-
-    The format's own space on either side of a content is taken off, and no other.
-
-    Raises:
-        DataError: If anything stands outside of the turns, or a marker inside of one.
-    """
-    messages = []
-    position = 0
-    while turn := GUANACO_TURN.match(text, position):
-        user, assistant = turn.groups()
-        if position == 0 and (system := GUANACO_SYSTEM.fullmatch(user)):
-            messages.append(Message("system", system[1]))
-            user = system[2]
-        messages += [Message("user", without_padding(user)), Message("assistant", without_padding(assistant))]
-        position = turn.end()
-    if position < len(text) or not messages:
-        raise DataError(
-            f"{where}: column 'text' does not parse: '<s>[INST] user [/INST] assistant </s>' is needed where it reads "
-            f"{text[position : position + 60]!r}"
-        )
-    for marker in GUANACO_MARKERS:
-        if any(marker in message.content for message in messages):
-            raise DataError(f"{where}: column 'text' does not parse: it has the marker {marker} inside of a turn")
-    return messages
-
-
-def without_padding(text: str) -> str:
-    """A content without one space at either end."""
-    return text.removeprefix(" ").removesuffix(" ")

@@ -1,39 +1,62 @@
-"""Local files, read so that every error names the config key, the file and the line."""
+"""Local files, opened so that every error names the config key and the file."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftframe.errors import ConfigError, DataError, did_you_mean
 
-PATH_KEY = "data.dataset.path"
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
-class NumberedRow(NamedTuple):
-    """A row and where it stands: file and number, counted from 1."""
+class RawRow(NamedTuple):
+    """A row as its file has it, and where it stands: file and number, counted from 1."""
 
     where: str
     value: Any
 
 
-def existing_file(path: str, *, key: str = PATH_KEY) -> Path:
-    """The file at a path.
+@dataclass(frozen=True)
+class File:
+    """A file to read rows from.
+
+    Attributes:
+        path: Where it is.
+        name: What messages call it.
+        key: The config key that gives it.
+        separator: What stands between two documents of a text file; None if it is one document.
+        streaming: Whether it is read piece by piece.
+    """
+
+    path: Path
+    name: str
+    key: str
+    separator: str | None = "\n\n"
+    streaming: bool = False
+
+    @property
+    def label(self) -> str:
+        """Key and name, for errors of the whole file."""
+        return f"{self.key}={self.name}"
+
+
+def existing_file(path: str, *, key: str) -> Path:
+    """The file or folder at a path.
 
     Args:
         path: As the config gives it.
         key: The key that gives it, for messages.
 
     Raises:
-        ConfigError: If there is no file; the message tells the nearest name in that folder.
+        ConfigError: If there is nothing; the message tells the nearest name in that folder.
     """
     file = Path(path).expanduser()
-    if file.is_dir():
-        raise ConfigError(f"{key}={path} is a folder; a file is needed.{examples_in(file)}")
-    if file.is_file():
+    if file.exists():
         return file
     if not file.parent.is_dir():
         raise ConfigError(f"{key}={path}: there is no folder '{file.parent}'.")
@@ -41,96 +64,42 @@ def existing_file(path: str, *, key: str = PATH_KEY) -> Path:
     raise ConfigError(f"{key}={path}: there is no such file in '{file.parent}'.{did_you_mean(file.name, names)}")
 
 
-def examples_in(folder: Path) -> str:
-    """` It holds a, b, c.`, to choose from."""
-    names = sorted(entry.name for entry in folder.iterdir())[:5]
-    return f" It holds {', '.join(names)}." if names else " It is empty."
-
-
-def read_json_lines(path: str, *, key: str = PATH_KEY, limit: int | None = None) -> list[NumberedRow]:
-    """The values in a JSON Lines file; blank lines are skipped, and counted.
-
-    Args:
-        path: The file.
-        key: The key that gives it, for messages.
-        limit: The most rows to read.
+@contextmanager
+def opened(file: File) -> Iterator[BufferedReader]:
+    """The bytes of a file.
 
     Raises:
-        ConfigError: If there is no such file, or `limit` is not positive.
-        DataError: If it holds no rows, or a line is not valid UTF-8 or JSON.
-    """
-    check_limit(limit)
-    file = existing_file(path, key=key)
-    rows = list(islice(json_lines(file, name=path, key=key), limit))
-    if not rows:
-        raise DataError(f"{key}={path}: the file holds no rows.")
-    return rows
-
-
-def json_lines(file: Path, *, name: str, key: str) -> Iterator[NumberedRow]:
-    """The values of the lines that are not blank.
-
-    Raises:
-        DataError: If a line is not valid UTF-8 or JSON.
-    """
-    for number, raw in enumerate(read_bytes(file, key=key).split(b"\n"), start=1):
-        line = decode_utf8(raw, where=f"{key}={name}: line {number}").strip()
-        if not line:
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-            raise DataError(
-                f"{key}={name}: line {number} is not valid JSON: {reason}. Each line must hold one JSON object."
-            ) from error
-        yield NumberedRow(f"{name}, row {number}", value)
-
-
-def read_text(path: str, *, key: str = PATH_KEY) -> str:
-    """The text of a file, its line ends as newlines.
-
-    Raises:
-        ConfigError: If there is no such file.
-        DataError: If it is not valid UTF-8.
-    """
-    lines = read_bytes(existing_file(path, key=key), key=key).split(b"\n")
-    texts = [decode_utf8(raw, where=f"{key}={path}: line {number}") for number, raw in enumerate(lines, start=1)]
-    return "\n".join(text.removesuffix("\r") for text in texts)
-
-
-def read_bytes(file: Path, *, key: str) -> bytes:
-    """A file's bytes without a byte-order mark.
-
-    Raises:
-        DataError: If it cannot be read.
+        DataError: If it cannot be opened, or its first bytes say that it is UTF-16.
     """
     try:
-        return file.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        stream = file.path.open("rb")
     except OSError as error:
-        raise DataError(f"{key}={file}: the file cannot be read: {error.strerror}.") from error
+        raise DataError(f"{file.label}: the file cannot be read: {error.strerror}.") from error
+    with stream:
+        if stream.peek(2)[:2] in UTF16_MARKS:
+            raise DataError(f"{file.label}: the file is UTF-16. Save it as UTF-8.")
+        yield stream
 
 
-def decode_utf8(raw: bytes, *, where: str) -> str:
-    """Bytes as text.
+@contextmanager
+def opened_text(file: File, *, newline: str | None) -> Iterator[TextIOWrapper]:
+    """The text of a file, as `open` gives it; a byte that is not UTF-8 is kept as half of a surrogate pair.
 
     Raises:
-        DataError: If they are not valid UTF-8.
+        DataError: As `opened`.
     """
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{where} is not valid UTF-8 (byte 0x{raw[error.start]:02x} at column {error.start + 1}). "
-            "Save the file as UTF-8."
-        ) from error
+    with (
+        opened(file) as stream,
+        TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline) as text,
+    ):
+        yield text
 
 
-def check_limit(limit: int | None) -> None:
-    """Refuse a limit that is not a positive whole number.
+def check_count(value: int | None, *, key: str) -> None:
+    """Refuse a count that is not a positive whole number.
 
     Raises:
         ConfigError: If it is another value.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise ConfigError(f"data.dataset.limit={limit!r} must be a positive whole number, or null for all rows.")
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ConfigError(f"{key}={value!r} must be a positive whole number, or null.")

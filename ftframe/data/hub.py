@@ -1,72 +1,93 @@
-"""Datasets of the Hugging Face hub, and local tables in the formats that the `datasets` library reads."""
+"""Rows that the `datasets` library reads: Parquet, Arrow, and the datasets of the Hugging Face hub."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import glob
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from ftframe.data.files import PATH_KEY, NumberedRow, check_limit, existing_file, read_json_lines
+from ftframe.data.files import File, RawRow
 from ftframe.errors import DataError
 
-LOADERS = {".json": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
-"""File suffixes, and the loader of the `datasets` library that reads them."""
 
-JSON_LINES = (".jsonl", ".ndjson")
+def table_rows(file: File) -> Iterator[RawRow]:
+    """The rows of a Parquet or Arrow file, without a copy of it in the library's cache.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    loader = file.path.suffix.removeprefix(".")
+    # The library takes a path for a pattern.
+    pattern = glob.escape(str(file.path))
+    try:
+        table = load_dataset(loader, data_files=pattern, split="train", streaming=True)
+        for number, row in enumerate(table, start=1):
+            yield RawRow(f"{file.name}, row {number}", row)
+    except Exception as error:  # the library's readers raise their own kinds
+        raise DataError(f"{file.label}: the file cannot be read: {cause_of(error)}") from error
 
 
-def load_rows(path: str, *, split: str, key: str = PATH_KEY, limit: int | None = None) -> list[NumberedRow]:
-    """The rows of a local file or folder, or else of a dataset on the hub.
+@dataclass(frozen=True)
+class HubRows:
+    """The rows of one split of a dataset on the hub; may be iterated again."""
+
+    table: Any
+    name: str
+    label: str
+
+    def __iter__(self) -> Iterator[RawRow]:
+        """Start at the first row.
+
+        Raises:
+            DataError: If the hub breaks off.
+        """
+        try:
+            for number, row in enumerate(self.table, start=1):
+                yield RawRow(f"{self.name}, row {number}", row)
+        except Exception as error:  # the hub's client raises its own kinds
+            raise DataError(f"{self.label}: {cause_of(error)}") from error
+
+
+def hub_rows(
+    path: str, *, split: str, key: str, revision: str | None = None, subset: str | None = None, streaming: bool = False
+) -> HubRows:
+    """One split of a dataset on the hub.
 
     Args:
-        path: A file, a folder, or a hub id such as `owner/name`.
-        split: The split to take from a folder or the hub.
-        key: The key that gives the path, for messages.
-        limit: The most rows to read.
+        path: `owner/name`.
+        split: The split's name.
+        key: The config key that gives the path, for messages.
+        revision: Branch, tag or commit.
+        subset: The name of one of the dataset's configurations.
+        streaming: Whether rows are fetched as they are needed.
 
     Raises:
-        ConfigError: If the path can only be a file, and there is none; or `limit` is not positive.
-        DataError: If the rows cannot be read, or there are none.
+        DataError: If the hub cannot be reached or has no such dataset.
     """
-    check_limit(limit)
-    file = Path(path).expanduser()
-    if file.suffix in JSON_LINES and not file.is_dir():
-        return read_json_lines(path, key=key, limit=limit)
-    if file.suffix in LOADERS and not file.is_dir():
-        existing_file(path, key=key)
-        table = load_table(LOADERS[file.suffix], data_files=str(file), split="train", tried=f"{key}={path}")
-    elif file.exists() or not looks_like_hub_id(path):
-        if not file.is_dir():
-            existing_file(path, key=key)
-            known = ", ".join([*LOADERS, *JSON_LINES])
-            raise DataError(f"{key}={path}: unknown kind of file '{file.suffix}'. Known: {known}.")
-        table = load_table(str(file), split=split, tried=f"{key}={path}, split '{split}'")
-    else:
-        tried = f"{key}={path} is no local file or folder, and the Hugging Face hub was tried (split '{split}')"
-        table = load_table(path, split=split, tried=tried)
-    rows = table if limit is None else table.select(range(min(limit, len(table))))
-    if len(rows) == 0:
-        raise DataError(f"{key}={path}: it holds no rows.")
-    return [NumberedRow(f"{path}, row {number}", row) for number, row in enumerate(rows, start=1)]
+    label = f"{key}={path} is no local file or folder, and the Hugging Face hub was tried (split '{split}')"
+    try:
+        table = load_dataset(path, subset, split=split, revision=revision, streaming=streaming)
+    except Exception as error:  # parsers and the hub's client raise their own kinds
+        raise DataError(
+            f"{label}: {cause_of(error)}\n"
+            f"{key} may be a hub id that this machine can reach, a local file or a folder of files; the key split "
+            "names the split, subset the dataset's configuration."
+        ) from error
+    return HubRows(table, path if split == "train" else f"{path}, {split}", label)
 
 
-def load_table(name: str, *, split: str, tried: str, data_files: str | None = None) -> Any:
-    """One split of a dataset as the `datasets` library loads it.
-
-    Raises:
-        DataError: If that fails.
-    """
+def load_dataset(*arguments: Any, **keywords: Any) -> Any:
+    """What the library loads; it takes a second to import."""
     import datasets
 
-    try:
-        return datasets.load_dataset(name, data_files=data_files, split=split)
-    except Exception as error:  # parsers and the hub's client raise their own kinds
-        # The library wraps a parser's error in one that says only that something failed.
-        cause = error.__cause__ or error
-        raise DataError(
-            f"{tried}: {type(cause).__name__}: {cause}\n"
-            f"{PATH_KEY} may be a hub id that this machine can reach, a local file (JSON Lines, JSON, Parquet, CSV) or "
-            "a folder of such files; data.dataset.split names the split."
-        ) from error
+    return datasets.load_dataset(*arguments, **keywords)
+
+
+def cause_of(error: Exception) -> str:
+    """The parser's error, which the library wraps in one that says only that something failed."""
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}"
 
 
 def looks_like_hub_id(path: str) -> bool:

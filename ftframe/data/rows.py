@@ -2,173 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from ftframe.api import Conversation, Message, Role
-from ftframe.data.prompt_templates import INPUT_HEADER
-from ftframe.errors import ConfigError, DataError, did_you_mean
-
-Row = Mapping[str, Any]
-"""A row as a file or a dataset holds it."""
-
-COLUMNS_KEY = "data.dataset.columns"
-
-ROLE_NAMES: Mapping[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
-"""Role names in datasets, and ours."""
+from ftframe.api import BadRow, Row
+from ftframe.data.cells import MISSING, Cell, RowError, describe
+from ftframe.data.conversations import find_fault
+from ftframe.data.files import RawRow
+from ftframe.data.formats import DETECTED, FORMATS, RowFormat, describe_formats
+from ftframe.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A value of a row, and how a message names it.
+class Columns:
+    """What the config says of a dataset's columns.
 
     Attributes:
-        where: File and row.
-        name: The column, or the key inside one.
-        value: The value, or `MISSING`.
+        format: The format's name; None to detect it.
+        mapping: The dataset's column for a field of ours, where the names differ.
+        node: The config node that has the keys `format` and `columns`; empty at the top.
     """
 
-    where: str
-    name: str
-    value: Any
+    format: str | None = None
+    mapping: Mapping[str, str | None] = field(default_factory=dict)
+    node: str = "data.dataset"
 
-    def error(self, needed: str) -> DataError:
-        """What is there and what is needed instead."""
-        return DataError(f"{self.where}: {self.name} is {describe(self.value)}; {needed} is needed")
-
-    def text(self) -> str:
-        """The value, if it is a string.
-
-        Raises:
-            DataError: If it is not, or holds half of a surrogate pair, which no tokenizer can encode.
-        """
-        if not isinstance(self.value, str):
-            raise self.error("a string")
-        try:
-            self.value.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{self.where}: {self.name} holds half of a surrogate pair (\\u{ord(self.value[error.start]):04x}); "
-                "valid Unicode is needed"
-            ) from error
-        return self.value
-
-    def key(self, key: str) -> Cell:
-        """The cell of a key of an object."""
-        return Cell(self.where, f"{self.name}: key '{key}'", self.value.get(key, MISSING))
-
-
-class Missing:
-    """The type of `MISSING`."""
-
-
-MISSING = Missing()
-"""Stands where a row has no such column, which is not the same as a null."""
-
-
-@dataclass(frozen=True)
-class RowFormat:
-    """A way in which datasets write conversations.
-
-    Attributes:
-        name: For messages.
-        required: Our names for the columns that it needs.
-        read: From the cell of each field to the conversation.
-        optional: Our names for further columns.
-    """
-
-    name: str
-    required: tuple[str, ...]
-    read: Callable[[Mapping[str, Cell]], list[Message]]
-    optional: tuple[str, ...] = ()
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """All fields, required ones first."""
-        return self.required + self.optional
-
-
-def read_alpaca(cells: Mapping[str, Cell]) -> list[Message]:
-    """The instruction, with the input below a heading where there is one, and the output."""
-    content = cells["instruction"].text()
-    given = cells["input"]
-    if given.value is not None and given.value is not MISSING and given.text():
-        content += INPUT_HEADER + given.text()
-    return [Message("user", content), Message("assistant", cells["output"].text())]
-
-
-def read_prompt(cells: Mapping[str, Cell]) -> list[Message]:
-    """The prompt and its completion."""
-    return [Message("user", cells["prompt"].text()), Message("assistant", cells["completion"].text())]
-
-
-def read_document(cells: Mapping[str, Cell]) -> list[Message]:
-    """A text of which every token is learnt.
-
-    Raises:
-        DataError: If it is empty.
-    """
-    cell = cells["text"]
-    if not cell.text():
-        raise DataError(f"{cell.where}: {cell.name} is empty; a document is needed")
-    return [Message("assistant", cell.text())]
-
-
-def read_messages(cells: Mapping[str, Cell]) -> list[Message]:
-    """The messages of a list of `role` and `content`, or `from` and `value`.
-
-    Raises:
-        DataError: If it is no list, or empty, or a message in it is no such object.
-    """
-    (cell,) = cells.values()
-    if not isinstance(cell.value, Sequence) or isinstance(cell.value, str | bytes):
-        raise cell.error("a list of messages")
-    if not cell.value:
-        raise DataError(f"{cell.where}: {cell.name} is an empty list; at least one message is needed")
-    return [
-        read_message(Cell(cell.where, f"{cell.name}, message {number}", value))
-        for number, value in enumerate(cell.value, start=1)
-    ]
-
-
-def read_message(cell: Cell) -> Message:
-    """One message.
-
-    Raises:
-        DataError: If it is no object, a key is missing or of the wrong type, or the role is unknown.
-    """
-    if not isinstance(cell.value, Mapping):
-        raise cell.error("an object with role and content")
-    # A table library fills keys that only other rows have with nulls, so a null `role` beside `from` is none.
-    sharegpt = cell.value.get("role") is None and cell.value.get("from") is not None
-    role, content = (cell.key(key) for key in (("from", "value") if sharegpt else ("role", "content")))
-    if role.text() not in ROLE_NAMES:
-        raise DataError(
-            f"{role.where}: {role.name} is '{role.value}'; one of {', '.join(ROLE_NAMES)} is needed."
-            f"{did_you_mean(role.value, ROLE_NAMES)}"
-        )
-    masked = cell.key("masked")
-    if masked.value is MISSING:
-        return Message(ROLE_NAMES[role.value], content.text())
-    if masked.value is not None and not isinstance(masked.value, bool):
-        raise masked.error("true, false or null")
-    return Message(ROLE_NAMES[role.value], content.text(), masked.value)
-
-
-MESSAGES = RowFormat("messages", ("messages",), read_messages)
-CONVERSATIONS = RowFormat("conversations", ("conversations",), read_messages)
-ALPACA = RowFormat("alpaca", ("instruction", "output"), read_alpaca, optional=("input",))
-PROMPT = RowFormat("prompt/completion", ("prompt", "completion"), read_prompt)
-TEXT = RowFormat("text", ("text",), read_document)
-FORMATS = (MESSAGES, CONVERSATIONS, ALPACA, PROMPT, TEXT)
-"""In the order in which they are tried: Alpaca's own rows have a column `text` beside the others."""
+    def key(self, name: str) -> str:
+        """A key of the node."""
+        return f"{self.node}.{name}" if self.node else name
 
 
 @dataclass(frozen=True)
@@ -178,92 +40,106 @@ class RowReader:
     format: RowFormat
     columns: Mapping[str, str]
 
-    def read(self, row: Any, *, where: str) -> Conversation:
-        """The conversation that a row holds.
+    @classmethod
+    def of_no_object(cls) -> RowReader:
+        """For rows of which none is an object: there are no columns to choose a format by, and each row is bad."""
+        return cls(DETECTED[0], {})
+
+    def read(self, row: Any, *, where: str) -> Row | BadRow:
+        """The conversation that a row holds, whatever its messages say; or what is wrong with the row.
 
         Args:
             row: The row.
-            where: File and row number, for messages.
-
-        Raises:
-            DataError: If the row is no object, or a column is missing, null or of the wrong type, or a role unknown.
+            where: File and row number.
         """
         if not isinstance(row, Mapping):
-            raise DataError(f"{where} is {describe(row)}; an object is needed")
-        return self.format.read(
-            {
-                field: Cell(where, f"column '{column}'", row.get(column, MISSING))
-                for field, column in self.columns.items()
-            }
-        )
+            return BadRow(where, "the row", f"is {describe(row)}; an object is needed")
+        cells = {field: Cell(f"column '{name}'", row.get(name, MISSING)) for field, name in self.columns.items()}
+        try:
+            return Row(self.format.read(cells), where)
+        except RowError as fault:
+            return BadRow(where, fault.column, fault.rule)
+
+    def learnable(self, raw: RawRow | BadRow) -> Row | BadRow:
+        """The conversation of a row that one can learn from, or what is wrong with it."""
+        if isinstance(raw, BadRow):
+            return raw
+        row = self.read(raw.value, where=raw.where)
+        if isinstance(row, BadRow) or (fault := find_fault(row.messages)) is None:
+            return row
+        return BadRow(raw.where, self._column(fault.message, fault.key), fault.rule)
+
+    def _column(self, message: int | None, key: str) -> str:
+        """The dataset's column for a message of the conversation."""
+        if message is not None and message < len(self.format.turns):
+            return f"column '{self.columns[self.format.turns[message]]}'"
+        column = f"column '{self.columns[self.format.required[-1]]}'"
+        return column if message is None else f"{column}, message {message + 1}{key}"
 
 
-def choose_reader(
-    present: Collection[str], *, columns: Mapping[str, str] | None = None, formats: Sequence[RowFormat] = FORMATS
-) -> RowReader:
-    """The reader of the first format whose columns are all there.
+def choose_reader(present: Collection[str], asked: Columns) -> RowReader:
+    """The reader of the named format, or of the first one whose columns are all there.
 
     Args:
         present: The dataset's columns.
-        columns: The dataset's column for a field of ours, where the names differ.
-        formats: The formats to try.
+        asked: What the config says.
 
     Raises:
-        ConfigError: If `columns` names an unknown field or a column that is not there, or no format fits.
+        ConfigError: If it names an unknown format or field or a column that is not there, or no format fits.
     """
-    columns = {field: column for field, column in (columns or {}).items() if column is not None}
-    check_mapping(columns, present=present, formats=formats)
-    candidates = [format for format in formats if set(columns) <= set(format.fields)]
-    for format in candidates:
-        names = {field: columns.get(field, field) for field in format.fields}
-        if all(names[field] in present for field in format.required):
-            return RowReader(format, names)
+    formats = DETECTED if asked.format is None else (named_format(asked),)
+    mapped = {field: column for field, column in asked.mapping.items() if column is not None}
+    key = asked.key("columns")
+    check_mapping(mapped, present=present, formats=formats, key=key)
+    candidates = [format for format in formats if set(mapped) <= set(format.fields)]
+    for candidate in candidates:
+        names = {field: mapped.get(field, field) for field in candidate.fields}
+        if all(names[field] in present for field in candidate.required):
+            return RowReader(candidate, names)
     there = f"The columns there are: {', '.join(map(repr, present)) or 'none'}."
     if not candidates:
         raise ConfigError(
-            f"{' and '.join(f'{COLUMNS_KEY}.{field}' for field in columns)} do not belong to one format. {there}\n"
+            f"{' and '.join(f'{key}.{field}' for field in mapped)} do not belong to one format. {there}\n"
             f"{describe_formats(formats)}"
         )
+    fitting = "fit no known format" if asked.format is None else f"do not fit the format {asked.format}"
     raise ConfigError(
-        f"The dataset's columns fit no known format. {there}\n{describe_formats(candidates)}\n"
-        f"Name a column that is called otherwise, as in {COLUMNS_KEY}.{candidates[0].required[-1]}=<column>."
+        f"The dataset's columns {fitting}. {there}\n"
+        f"{describe_formats(candidates)}\n"
+        f"Name a column that is called otherwise, as in {key}.{candidates[0].required[-1]}=<column>."
     )
 
 
-def check_mapping(columns: Mapping[str, str], *, present: Collection[str], formats: Sequence[RowFormat]) -> None:
+def named_format(asked: Columns) -> RowFormat:
+    """The format that the config names.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    name = str(asked.format)
+    if name not in FORMATS:
+        raise ConfigError(
+            f"{asked.key('format')}={name}: there is no such format.{did_you_mean(name, FORMATS)}\n"
+            f"{describe_formats(tuple(FORMATS.values()))}"
+        )
+    return FORMATS[name]
+
+
+def check_mapping(
+    columns: Mapping[str, str], *, present: Collection[str], formats: Sequence[RowFormat], key: str
+) -> None:
     """Refuse a field that no format has, and a column that is not in the dataset.
 
     Raises:
         ConfigError: In either case; the message names the key and the nearest right name.
     """
     fields = list(dict.fromkeys(field for format in formats for field in format.fields))
-    for field, column in columns.items():
-        if field not in fields:
-            raise ConfigError(
-                f"Unknown key '{COLUMNS_KEY}.{field}'.{did_you_mean(field, fields)}\nAllowed: {', '.join(fields)}."
-            )
+    for name, column in columns.items():
+        if name not in fields:
+            hint = did_you_mean(name, fields)
+            raise ConfigError(f"Unknown key '{key}.{name}'.{hint}\nAllowed: {', '.join(fields)}.")
         if column not in present:
             raise ConfigError(
-                f"{COLUMNS_KEY}.{field}={column}: the dataset has no such column.{did_you_mean(str(column), present)}\n"
+                f"{key}.{name}={column}: the dataset has no such column.{did_you_mean(str(column), present)}\n"
                 f"The columns there are: {', '.join(map(repr, present)) or 'none'}."
             )
-
-
-def describe_formats(formats: Sequence[RowFormat]) -> str:
-    """The columns of each format, in words."""
-    optional = {format: "".join(f", optionally {field}" for field in format.optional) for format in formats}
-    return "Known formats: " + "; ".join(f"{' and '.join(f.required)}{optional[f]}" for f in formats) + "."
-
-
-def describe(value: Any) -> str:
-    """What a value is, in the words of JSON."""
-    if value is MISSING:
-        return "missing"
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    for types, name in ((str, "a string"), (int | float, "a number"), (Mapping, "an object"), (Sequence, "a list")):
-        if isinstance(value, types):
-            return name
-    return f"a {type(value).__name__}"

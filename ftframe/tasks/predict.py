@@ -10,10 +10,10 @@ import torch
 from omegaconf import OmegaConf
 
 from ftframe import assembly, console, runs
-from ftframe.api import Conversation, Message
-from ftframe.data.datasets import jsonl
+from ftframe.api import BadRow, Conversation, Message
+from ftframe.data.datasets import read_inputs
 from ftframe.data.supervision import prompt_ids
-from ftframe.errors import ConfigError
+from ftframe.errors import ConfigError, DataError
 from ftframe.metrics.generation import Sampling
 from ftframe.models.artifact import find_artifact, load_artifact, load_artifact_tokenizer, read_record
 
@@ -59,7 +59,8 @@ def read_conversations(cfg: Any) -> list[Conversation]:
     """What is to be answered: each conversation without the assistant's last turn.
 
     Raises:
-        ConfigError: If not exactly one of `prompt` and `input` is given.
+        ConfigError: If not exactly one of `prompt` and `input` is given, or there is no such file.
+        DataError: If a row of `input` is no conversation.
     """
     typed: Any = OmegaConf.to_container(cfg)  # as it stands: reading cfg.prompt would take a `${` in it for a reference
     prompt, system = typed["prompt"], typed["system"]
@@ -67,5 +68,9 @@ def read_conversations(cfg: Any) -> list[Conversation]:
         raise ConfigError('Give either prompt="..." or input=FILE.jsonl, one of the two.')
     if prompt is not None:
         return [[*([Message("system", system)] if system else []), Message("user", prompt)]]
-    rows = jsonl(path=cfg.input, columns=assembly.plain(cfg.columns) or None)["train"]
-    return [turns[:-1] if turns[-1].role == "assistant" else turns for turns in rows]
+    conversations = []
+    for row in read_inputs(cfg.input, key="input", columns=assembly.plain(cfg.columns)):
+        if isinstance(row, BadRow):
+            raise DataError(str(row))
+        conversations.append(row.messages[:-1] if row.messages[-1].role == "assistant" else row.messages)
+    return conversations
