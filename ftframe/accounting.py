@@ -103,10 +103,11 @@ def warn_of_duplicates(data: PreparedData) -> None:
     found = data.duplicates
     if found is None or not (found.conversations or found.prompts):
         return
+    first = (found.first_conversations or found.first_prompts)[0]
     total = sum(len(task.kept["validation"]) for task in data.trained)
     print_line(
         f"warning: of {total} validation rows {found.conversations} stand in the training rows too, and the prompts of "
-        f"{found.prompts}: their figures are better than they should be. First: {found.where()}."
+        f"{found.prompts}, so their figures flatter. The first: validation row {first[0]} is train row {first[1]}."
     )
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ftframe.api import PromptTemplate
-from ftframe.assembly import answerer, build_metrics, build_template, plain
+from ftframe.assembly import answerer, build_metrics, build_template, plain, template_sha256
 from ftframe.console import progress
 from ftframe.data.cache import default_cache_dir
 from ftframe.data.datamodule import Loading, SFTDataModule
 from ftframe.data.duplicates import Duplicates, find_duplicates
 from ftframe.data.examples import Examples
-from ftframe.data.fingerprints import fingerprint_source, fingerprint_template, fingerprint_tokenizer
+from ftframe.data.fingerprints import fingerprint_source, fingerprint_tokenizer
 from ftframe.data.mixing import Mixture, plan_mixture
 from ftframe.data.prepared import BadRowPolicy, PreparedTask, Prompt, TaskSource, prepare_task
 from ftframe.data.streaming import Stream
@@ -72,7 +72,12 @@ class PreparedData:
     def counts(self) -> dict[str, int]:
         """Rows read, left out and shortened, by name, the task's name in front."""
         counts = {f"{task.name}/{k}".lstrip("/"): number for task in self.tasks for k, number in task.counts.items()}
-        return {**counts, **({k: v for k, v in self.duplicates.counts().items() if v} if self.duplicates else {})}
+        found = self.duplicates
+        if found is not None:
+            counts["train_repeated"] = found.within_train
+            counts["validation_in_train"] = found.conversations
+            counts["validation_prompts_in_train"] = found.prompts
+        return {name: number for name, number in counts.items() if number}
 
     @property
     def rejected(self) -> list[dict[str, str]]:
@@ -158,7 +163,7 @@ def task_source(name: str, node: Any, data: Any, *, template: PromptTemplate, to
 
     return TaskSource(
         name=name,
-        splits=datasets.build(dataset, key=f"{prefix}.dataset"),
+        splits=datasets.build(dataset, key=f"{prefix}.dataset", node=f"{prefix}.dataset"),
         template=template,
         tokenizer=tokenizer,
         limit=Limit(setting("max_length"), setting("on_too_long").value),
@@ -170,7 +175,7 @@ def task_source(name: str, node: Any, data: Any, *, template: PromptTemplate, to
         buffer=data.shuffle_buffer,
         fingerprints={
             "dataset": fingerprint_source(datasets.load(dataset["name"])),
-            "template": fingerprint_template(template, name=template_node["name"], arguments=template_node),
+            "template": template_sha256(template_node, template),
             "tokenizer": fingerprint_tokenizer(tokenizer),
         },
         cache_dir=(Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir())
