@@ -111,14 +111,21 @@ def warn_of_duplicates(data: PreparedData) -> None:
     )
 
 
+MIXTURE_HEADER = ("task", "examples", "seen per epoch", "share", "times each", "share of tokens", "validation")
+
+
 def print_mixture(data: PreparedData) -> None:
     """How often each task is seen in an epoch, where there are several."""
-    if data.mixture is None:
-        return
+    if data.mixture is not None:
+        print_table(MIXTURE_HEADER, mixture_rows(data), title="Mixture")
+
+
+def mixture_rows(data: PreparedData) -> list[tuple[str, ...]]:
+    """How often each task is seen in an epoch, as the cells of a table."""
     accounts = account_tasks(data)
     draws = sum(account.draws for account in accounts)
     tokens = sum(account.tokens for account in accounts)
-    rows = [
+    return [
         (
             account.name,
             f"{account.examples:,}",
@@ -130,8 +137,6 @@ def print_mixture(data: PreparedData) -> None:
         )
         for account in accounts
     ]
-    header = ("task", "examples", "seen per epoch", "share", "times each", "share of tokens", "validation")
-    print_table(header, rows, title="Mixture")
 
 
 def figures(data: PreparedData, layout: Layout | None) -> Mapping[str, Any]:

@@ -47,7 +47,7 @@ def check_nodes(cfg: Any) -> None:
     """
     # `auto` is ours, and resolve_precision has a better message for the others.
     check_node({k: v for k, v in plain(cfg.trainer).items() if k != "precision"}, "trainer")
-    if cfg.command == "fit":
+    if "optim" in cfg:
         for key in ("quant", "peft", "optim", "logger"):
             check_node(cfg[key], key)
         for name, node in cfg.callbacks.items():

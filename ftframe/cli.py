@@ -14,6 +14,7 @@ from ftframe.errors import FtframeError, did_you_mean
 
 CONFIGURED = {
     "fit": "train an adapter or a whole model, and measure it before and after",
+    "preview": "show what the model would learn from: examples with their masks, and figures of the data",
     "evaluate": "measure a finished run on its own or on other data",
     "predict": "answer prompts with a finished run",
 }

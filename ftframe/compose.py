@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from ftframe.errors import ConfigError, did_you_mean
 from ftframe.runs import new_run_id
-from ftframe.schema import SCHEMAS, TaskConfig
+from ftframe.schema import SCHEMAS, FitConfig, TaskConfig
 
 CONFIG_PACKAGE = "ftframe.conf"
 
@@ -103,7 +103,7 @@ def check(cfg: DictConfig) -> DictConfig:
                 f"{', '.join(prefix.rstrip('.') for prefix in TARGET_PREFIXES)}."
             )
     _check_ranges(typed)
-    if typed.command == "fit":
+    if isinstance(SCHEMAS[typed.command](), FitConfig):
         _check_cell(typed)
     return typed
 
@@ -127,9 +127,12 @@ def _type_tasks(cfg: Any) -> None:
 
 
 _AT_LEAST = {
+    **dict.fromkeys(("data.shuffle_buffer", "data.mixing.epoch_size"), 1),
     **dict.fromkeys(("data.batch_size", "data.eval_batch_size", "batch_size"), 1),
     **dict.fromkeys(("data.max_new_tokens", "max_new_tokens"), 1),
-    **dict.fromkeys(("data.num_workers", "data.generate_examples", "checkpoint.every_n_steps", "temperature"), 0),
+    **dict.fromkeys(
+        ("data.num_workers", "data.generate_examples", "examples", "checkpoint.every_n_steps", "temperature"), 0
+    ),
     "data.max_length": 2,
 }
 _SHARES = ("data.validation_fraction", "top_p")

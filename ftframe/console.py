@@ -15,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.rule import Rule
 from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree
 
 from ftframe.runs import is_first_rank, redact
@@ -117,10 +119,22 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: 
     """A table, numbers on the right."""
     table = Table(title=title, title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left")
+        table.add_column(name, justify="right" if index and name else "left")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
+
+
+def print_marked(title: str, stretches: Iterable[tuple[bool, str]]) -> None:
+    """A text with some stretches marked: by colour in a terminal, by brackets elsewhere."""
+    text = Text()
+    for marked, part in stretches:
+        if not console.is_terminal:
+            text.append(f"\u27e6{part}\u27e7" if marked else part)
+        else:
+            text.append(part, style="bold green" if marked else "dim")
+    console.print(Rule(escape(title), align="left", characters="-"))
+    console.print(text, soft_wrap=True)
 
 
 def print_facts(facts: Iterable[tuple[str, Any]], *, title: str) -> None:

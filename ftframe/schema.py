@@ -181,6 +181,15 @@ class FitConfig:
 
 
 @dataclass
+class PreviewConfig(FitConfig):
+    """`ftframe preview`: takes whatever `ftframe fit` takes, and looks at the data only."""
+
+    command: str = "preview"
+    examples: int = 3
+    """Training examples of each task that are shown."""
+
+
+@dataclass
 class EvaluateConfig:
     """`ftframe evaluate`."""
 
@@ -231,4 +240,9 @@ class PredictConfig:
     output_dir: str = MISSING
 
 
-SCHEMAS: dict[str, type] = {"fit": FitConfig, "evaluate": EvaluateConfig, "predict": PredictConfig}
+SCHEMAS: dict[str, type] = {
+    "fit": FitConfig,
+    "preview": PreviewConfig,
+    "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
+}

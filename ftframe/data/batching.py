@@ -64,8 +64,8 @@ def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row
 
     Returns:
         `input_ids`, `position_ids` and `labels`, each [rows, length of the longest row]; the numbers `tokens` and
-        `supervised_tokens`; with `one_row` also `cu_seq_lens_q`, `cu_seq_lens_k`, [examples + 1], int32, and the numbers
-        `max_length_q` and `max_length_k`.
+        `supervised_tokens`; with `one_row` also `cu_seq_lens_q`, `cu_seq_lens_k`, [examples + 1], int32, and the
+        numbers `max_length_q` and `max_length_k`.
     """
     if one_row:
         packs = [[example for pack in packs for example in pack]]
@@ -219,7 +219,7 @@ class BatchSampler(Sampler[list[Pack]]):
         return [row for part in parts for row in sorted(part, key=lambda row: -self.lengths[row])]
 
     def _shuffle_all_but_the_longest(self, batches: list[list[Pack]], rng: random.Random) -> None:
-        """Mix the batches in place, but begin with the longest example's, so that running out of memory shows at once."""
+        """Mix the batches in place, but begin with the longest one, so that running out of memory shows at once."""
         rng.shuffle(batches)
         longest = max(
             range(len(batches)), key=lambda index: max(self.lengths[row] for (row,) in batches[index]), default=0

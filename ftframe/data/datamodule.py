@@ -77,7 +77,7 @@ class Loading:
 class Packs(Dataset[list[Example]]):
     """The examples of each pack."""
 
-    def __init__(self, examples: Sequence[Example], task_starts: Sequence[int] = (0,)) -> None:
+    def __init__(self, examples: Examples, task_starts: Sequence[int] = (0,)) -> None:
         """Keep the examples; `task_starts` says with which example each task begins."""
         self.examples = examples
         self.task_starts = task_starts
@@ -92,8 +92,8 @@ class Packs(Dataset[list[Example]]):
 class StreamedBatches(IterableDataset[Batch]):
     """Batches that are made while training runs, dealt to the ranks in turn.
 
-    Every rank reads the whole stream and takes its share, so that all agree on where it ends; a last round that does not
-    reach all ranks is left out.
+    Every rank reads the whole stream and takes its share, so that all agree on where it ends; a last round that does
+    not reach all ranks is left out.
     """
 
     def __init__(self, batches: Callable[[int], Iterable[list[list[Example]]]], collate: Callable[..., Batch]) -> None:
@@ -163,10 +163,10 @@ class SFTDataModule(lightning.LightningDataModule):
         """Whether training examples are made while training runs, and no one knows how many there are."""
         return callable(self.train)
 
-    def train_batches(self, world_size: int) -> int:
-        """Batches that each rank gets in an epoch of examples that are not streamed."""
+    def train_sampler(self, world_size: int) -> BatchSampler:
+        """The order of training examples that are not streamed, as the first of so many ranks sees it."""
         assert not callable(self.train)
-        return len(self._sampler(self.train, self.loading.batch_size, world_size=world_size, shuffle=True))
+        return self._sampler(self.train, self.loading.batch_size, world_size=world_size, shuffle=True)
 
     def tokens_per_batch(self, world_size: int) -> float:
         """Supervised tokens of a training batch, about."""
@@ -174,7 +174,7 @@ class SFTDataModule(lightning.LightningDataModule):
             some = list(islice(self.train(0), 4))
             labels = [example["labels"] for batch in some for pack in batch for example in pack]
             return sum(int((values[1:] >= 0).sum()) for values in labels) / len(some)
-        sampler = self._sampler(self.train, self.loading.batch_size, world_size=world_size, shuffle=True)
+        sampler = self.train_sampler(world_size)
         return float(self.train.targets[sampler.rows(0)].sum()) / (len(sampler) * world_size)
 
     def train_dataloader(self) -> DataLoader[Batch]:
@@ -231,7 +231,7 @@ class SFTDataModule(lightning.LightningDataModule):
     def _dataloader(self, packs: Packs, sampler: BatchSampler, collate: Callable[..., Batch]) -> DataLoader[Batch]:
         return ResumableDataLoader(
             packs,  # type: ignore[arg-type]
-            batch_sampler=sampler,  # type: ignore[arg-type]
+            batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.loading.num_workers,
             persistent_workers=self.loading.num_workers > 0,

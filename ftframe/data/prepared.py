@@ -123,7 +123,8 @@ class PreparedTask:
         stop_token_ids: The tokens that end an answer.
         counts: Rows, and rows left out or shortened, by name.
         rejected: Rows left out, each with split, place, reason and detail.
-        kept: The rows of each split that were good.
+        rows: The good rows of each split.
+        kept: Those of them that gave examples.
         fingerprints: Digests of the rows of each split.
     """
 
@@ -134,6 +135,7 @@ class PreparedTask:
     stop_token_ids: list[int] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     rejected: list[dict[str, str]] = field(default_factory=list)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
     kept: dict[str, list[Row]] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
 
@@ -213,6 +215,7 @@ def _hold_out(rows: Sequence[Row], source: TaskSource) -> dict[str, list[Row]]:
 def _tokenize(task: PreparedTask, split: str, rows: list[Row], progress: Progress) -> Examples:
     """The checked examples of a split, from the cache where they are."""
     source, label = task.source, task.source.label(split)
+    task.rows[split] = rows
     task.fingerprints[split] = fingerprint_rows(rows)
 
     def make() -> Tokenized:
@@ -230,7 +233,7 @@ def _tokenize(task: PreparedTask, split: str, rows: list[Row], progress: Progres
     _account(task, split, rows, made)
     if not len(made.examples):
         raise DataError(f"{label}: no example is left of {len(rows)} rows. The first has {made.rejected[0].detail}.")
-    check_supervision(made.examples, tokenizer=source.tokenizer, stop_ids=task.stop_token_ids, split=label)
+    check_supervision(made.examples, tokenizer=source.tokenizer, stop_ids=task.stop_token_ids, split=label, rows=rows)
     return made.examples
 
 

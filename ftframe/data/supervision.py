@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ftframe.api import IGNORE_INDEX, Conversation, Message, PromptTemplate, Segment
+from ftframe.api import IGNORE_INDEX, Conversation, Message, PromptTemplate, Row, Segment
 from ftframe.data.examples import Examples
 from ftframe.data.segments import SegmentEncoder, decode
 from ftframe.errors import DataError
@@ -76,7 +76,14 @@ def segment_ids(segments: Iterable[Segment], *, tokenizer: Any) -> list[int]:
     return [token for ids in encoder.encode(encoder.pieces(segments)) for token in ids]
 
 
-def check_supervision(examples: Examples, *, tokenizer: Any, stop_ids: Collection[int], split: str = "train") -> None:
+def check_supervision(
+    examples: Examples,
+    *,
+    tokenizer: Any,
+    stop_ids: Collection[int],
+    split: str = "train",
+    rows: Sequence[Row] | None = None,
+) -> None:
     """Refuse examples that teach nothing, and a dataset that never teaches the model to stop.
 
     Args:
@@ -84,6 +91,7 @@ def check_supervision(examples: Examples, *, tokenizer: Any, stop_ids: Collectio
         tokenizer: Decodes an example for the message.
         stop_ids: The tokens that end an answer.
         split: The split's name, for messages.
+        rows: Where the examples come from, for messages.
 
     Raises:
         DataError: If there is no example, one has no supervised token, or none has a supervised stop token.
@@ -92,9 +100,10 @@ def check_supervision(examples: Examples, *, tokenizer: Any, stop_ids: Collectio
         raise DataError(f"{split} has no examples.")
     empty = np.flatnonzero(examples.targets == 0)
     if len(empty):
-        example = examples[int(empty[0])]
+        example, number = examples[int(empty[0])], int(examples.rows[empty[0]])
+        where = f"{split} row {number}" if rows is None else rows[number - 1].where
         raise DataError(
-            f"{split}, row {examples.rows[empty[0]]}: no token is supervised, so nothing is learnt from it. "
+            f"{where}: no token is supervised, so nothing is learnt from it. "
             f"Its text: {excerpt(example['input_ids'], tokenizer)}"
         )
     learnt = examples.supervised.copy()
@@ -102,8 +111,8 @@ def check_supervision(examples: Examples, *, tokenizer: Any, stop_ids: Collectio
     if not np.isin(examples.input_ids[learnt], list(stop_ids)).any():
         names = ", ".join(repr(tokenizer.convert_ids_to_tokens(token)) for token in sorted(stop_ids)) or "none known"
         raise DataError(
-            f"{split}: in none of the {len(examples)} examples a stop token ({names}) is supervised, so the model would "
-            "never learn to end its answer. Set data.template.name to a format that ends each answer with one."
+            f"{split}: in none of the {len(examples)} examples a stop token ({names}) is supervised, so the model "
+            "would never learn to end its answer. Set data.template.name to a format that ends each answer with one."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -175,9 +175,9 @@ def _shorten(
 
 
 def _chunks(example: Example, max_length: int) -> Iterator[Example]:
-    """Pieces of about one length. Each starts with the last token of the one before, so that every token is a target."""
+    """Pieces of about one length, each from the last token of the one before, so that every token is a target."""
     targets = len(example["input_ids"]) - 1
     count = math.ceil(targets / (max_length - 1))
     cuts = [targets * number // count for number in range(count + 1)]
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         yield {name: values[start : end + 1] for name, values in example.items()}

@@ -11,6 +11,7 @@ import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import RichProgressBar
 
 from ftframe import accounting, assembly, console, preparation, runs
+from ftframe.api import PromptTemplate
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
@@ -79,7 +80,7 @@ def fit(cfg: Any) -> Path:
     if not trainer.is_global_zero:
         return folder
     artifact = folder / ("model" if cfg.peft is None else "adapter")
-    record = _record(cfg, precision, stop_token_ids=data.stop_token_ids)
+    record = _record(cfg, precision, template=template, stop_token_ids=data.stop_token_ids)
     save_artifact(module.model, tokenizer, record=record, folder=artifact)
     write_card(artifact, record, results=final, data=", ".join(assembly.dataset_names(cfg.data)))
     results = {
@@ -151,7 +152,7 @@ def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int
             )
         return trainer.max_steps
     return total_optimizer_steps(
-        datamodule.train_batches(trainer.world_size),
+        len(datamodule.train_sampler(trainer.world_size)),
         max_epochs=trainer.max_epochs,
         max_steps=trainer.max_steps,
         accumulate_grad_batches=trainer.accumulate_grad_batches,
@@ -159,7 +160,7 @@ def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int
     )
 
 
-def _record(cfg: Any, precision: Precision, *, stop_token_ids: list[int]) -> Record:
+def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, stop_token_ids: list[int]) -> Record:
     quant = assembly.plain(cfg.quant)
     return Record(
         kind="model" if cfg.peft is None else "adapter",

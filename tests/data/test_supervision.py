@@ -237,7 +237,7 @@ def test_gate_refuses_examples_that_teach_nothing(llama2_tokenizer: Any) -> None
     good, bad = chat("Hi", "Yes"), chat("Only a question")
     examples = [tokenize_conversation(m, template=Plain(), tokenizer=llama2_tokenizer) for m in (good, bad)]
     check_supervision(examples_of(examples[:1]), tokenizer=llama2_tokenizer, stop_ids=[2])
-    with pytest.raises(DataError, match=r"(?s)train, row 2: no token is supervised.*Only a question"):
+    with pytest.raises(DataError, match=r"(?s)train row 2: no token is supervised.*Only a question"):
         check_supervision(examples_of(examples), tokenizer=llama2_tokenizer, stop_ids=[2])
     with pytest.raises(DataError, match="validation has no examples"):
         check_supervision(examples_of([]), tokenizer=llama2_tokenizer, stop_ids=[2], split="validation")
