@@ -57,7 +57,9 @@ class ChatJinja:
             self.source = str(tokenizer.get_chat_template())
             tree = parse(self.source)
         except (ValueError, jinja2.TemplateSyntaxError) as error:
-            raise ConfigError(f"{self.title} cannot be used: {error}") from error
+            raise ConfigError(
+                f"{self.title} cannot be used: {error} Set data.template.name to another format."
+            ) from error
         self.says_what_is_learnt = tree.find(nodes.ExtensionAttribute) is not None
         self._looked_for = any_of(looked_for(tree))
         self._variables = dict(tokenizer.special_tokens_map)
@@ -139,7 +141,7 @@ def constants(node: nodes.Node) -> Iterator[str]:
     operands: list[nodes.Node | None] = []
     if isinstance(node, nodes.Compare):
         operands = [node.expr, *(operand.expr for operand in node.ops)]
-    elif isinstance(node, nodes.Filter | nodes.Test) or is_method_call(node):
+    elif isinstance(node, nodes.Test) or is_method_call(node) or is_text_filter(node):
         operands = [*node.args, *node.kwargs]
     elif isinstance(node, nodes.Assign):
         operands = [node.node]
@@ -151,6 +153,11 @@ def constants(node: nodes.Node) -> Iterator[str]:
 def is_method_call(node: nodes.Node) -> TypeGuard[nodes.Call]:
     """Whether the node calls a method, as `content.split` is one."""
     return isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr)
+
+
+def is_text_filter(node: nodes.Node) -> TypeGuard[nodes.Filter]:
+    """Whether the node is a filter that looks for its arguments in a text; others only put them into one."""
+    return isinstance(node, nodes.Filter) and node.name in ("replace", "trim")
 
 
 def any_of(texts: set[str]) -> re.Pattern[str]:

@@ -61,16 +61,20 @@ def fingerprint_tokenizer(tokenizer: Any) -> str:
     """The sha256 of what a tokenizer makes of a text: its model, special tokens and added tokens."""
     added = {token_id: repr(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
     parts = [canonical({name: str(token) for name, token in tokenizer.special_tokens_map.items()}), canonical(added)]
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
+    return digest([*parts, *backend_of(tokenizer)])
+
+
+def backend_of(tokenizer: Any) -> Iterator[str]:
+    """What splits a text: the fast backend as it would be saved, else the vocabulary, switches and the model."""
+    try:
         # What comes before the added tokens is how the last call cut and padded.
-        parts.append(backend.to_str().partition('"added_tokens":')[2])
-        return digest(parts)
-    parts += [type(tokenizer).__qualname__, canonical(tokenizer.get_vocab())]
-    model = getattr(tokenizer, "sp_model", None)
-    if model is not None:
-        parts.append(model.serialized_model_proto().hex())
-    return digest(parts)
+        yield tokenizer.backend_tokenizer.to_str().partition('"added_tokens":')[2]
+    except Exception:  # there is none, or it runs Python code, which cannot be saved
+        options = {name: value for name, value in tokenizer.init_kwargs.items() if isinstance(value, bool | int)}
+        yield from (type(tokenizer).__qualname__, canonical(tokenizer.get_vocab()), canonical(options))
+        model = getattr(tokenizer, "sp_model", None)
+        if model is not None:
+            yield model.serialized_model_proto().hex()
 
 
 def sources(obj: Any) -> list[str | bytes]:

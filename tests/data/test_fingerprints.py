@@ -157,8 +157,8 @@ def test_hashes_do_not_depend_on_the_process(llama2_folder: Path) -> None:
         "import sys; from transformers import AutoTokenizer\n"
         "from ftframe.data.fingerprints import *; from ftframe.data.prompt_templates import Alpaca\n"
         f"namespace = dict(__name__='a_cell'); exec({CODE!r}, namespace)\n"
-        "tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])\n"
-        "print(fingerprint_tokenizer(tokenizer), fingerprint_source(namespace['thing']), fingerprint_template(Alpaca(), name='a', arguments={}))"
+        "print(fingerprint_tokenizer(AutoTokenizer.from_pretrained(sys.argv[1])))\n"
+        "print(fingerprint_source(namespace['thing']), fingerprint_template(Alpaca(), name='a', arguments={}))"
     )
     outputs = {
         subprocess.run(

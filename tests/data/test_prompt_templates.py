@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from ftframe.api import BOS, EOS, Message, PromptTemplate, Segment
-from ftframe.data.prompt_templates import Alpaca, ChatML, Llama2, Mistral, Plain
+from ftframe.data.prompt_templates import Alpaca, ChatML, Llama2, Llama3, Mistral, Plain
 from ftframe.errors import DataError
+from ftframe.registry import prompt_templates
 
 SYSTEM = Message("system", "Be brief.")
 USER = Message("user", "Hi")
@@ -58,6 +59,13 @@ CASES = [
      "<|im_start|>assistant\n{Hello}{<|im_end|>}\n"),
     ("chatml-user-learnt", ChatML(), [Message("user", "Hi", masked=False), USER],
      "<|im_start|>user\n{Hi}{<|im_end|>}\n<|im_start|>user\nHi<|im_end|>\n"),
+    ("llama3", Llama3(), [SYSTEM, USER, ASSISTANT],
+     "<s><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+     "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+     "<|start_header_id|>assistant<|end_header_id|>\n\n{Hello}{<|eot_id|>}"),
+    ("llama3-user-learnt", Llama3(), [Message("user", " Hi ", masked=False), MASKED],
+     "<s><|start_header_id|>user<|end_header_id|>\n\n{ Hi }{<|eot_id|>}"
+     "<|start_header_id|>assistant<|end_header_id|>\n\nHello<|eot_id|>"),
     ("plain", Plain(), [USER, ASSISTANT], "<s>Hi\n{Hello}{</s>}"),
     ("plain-any-order", Plain(), [SYSTEM, USER, USER, ASSISTANT, MASKED], "<s>Be brief.\nHi\nHi\n{Hello}{</s>}"
      "Hello</s>"),
@@ -70,7 +78,7 @@ def test_render(template: PromptTemplate, messages: list[Message], expected: str
     assert written(template.render(messages)) == expected
 
 
-BUILT_IN = [Llama2(), Mistral(), Alpaca(), ChatML(), Plain()]
+BUILT_IN = [Llama2(), Llama3(), Mistral(), Alpaca(), ChatML(), Plain()]
 STRICT = [Llama2(), Mistral(), Alpaca()]
 REFUSED = [
     ("two-users", [USER, USER, ASSISTANT], "message 2 is 'user' where 'assistant' must stand"),
@@ -89,6 +97,11 @@ def test_strict_formats_refuse_what_they_cannot_write(
 ) -> None:
     with pytest.raises(DataError, match=reason):
         template.render(messages)
+
+
+def test_every_registered_format_is_tested() -> None:
+    registered = {prompt_templates.load(name) for name in prompt_templates.names() if name != "tokenizer"}
+    assert registered == {type(template) for template in BUILT_IN}
 
 
 @pytest.mark.parametrize("template", BUILT_IN, ids=lambda template: type(template).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from ftframe.api import EOS, IGNORE_INDEX, Conversation, Message, PromptTemplate, Segment
 from ftframe.data.examples import examples_of
-from ftframe.data.prompt_templates import Alpaca, ChatML, Llama2, Mistral, Plain, TokenizerTemplate
+from ftframe.data.prompt_templates import Alpaca, ChatML, Llama2, Llama3, Mistral, Plain, TokenizerTemplate
 from ftframe.data.supervision import (
     check_supervision,
     prompt_ids,
@@ -22,19 +23,16 @@ from ftframe.data.supervision import (
 )
 from ftframe.errors import ConfigError, DataError
 
-LLAMA2_JINJA = (
-    "{% if messages[0]['role'] == 'system' %}{% set system = '<<SYS>>\\n' + messages[0]['content'] + "
-    "'\\n<</SYS>>\\n\\n' %}{% set turns = messages[1:] %}{% else %}{% set system = '' %}{% set turns = messages %}"
-    "{% endif %}{% for m in turns %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('roles must alternate') }}{% endif %}{% if m['role'] == 'user' %}"
-    "{{ bos_token + '[INST] ' + (system if loop.first else '') + m['content'] | trim + ' [/INST]' }}"
-    "{% else %}{{ ' ' + m['content'] | trim + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
-CHATML_JINJA = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-TEMPLATES = ["llama2", "mistral", "alpaca", "chatml", "plain", "chatml-markers", "jinja-llama2", "jinja-chatml"]
+TEXTS = {path.stem: path.read_text("utf-8") for path in (Path(__file__).parent / "chat_templates").glob("*.jinja")}
+MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<end_of_turn>"]
+BUILT_IN: dict[str, type[PromptTemplate]] = {
+    "llama2": Llama2, "llama3": Llama3, "mistral": Mistral, "alpaca": Alpaca, "chatml": ChatML, "plain": Plain,
+}  # fmt: skip
+TEMPLATES = [
+    *BUILT_IN, "chatml-markers", "llama3-markers", "jinja-llama2", "jinja-chatml", "jinja-chatml_generation",
+    "jinja-llama3", "jinja-gemma", "jinja-deepseek", "jinja-zephyr", "jinja-mistral",
+]  # fmt: skip
+NO_SYSTEM = ("jinja-gemma", "jinja-mistral")
 
 
 def byte_tokenizer() -> Any:
@@ -49,6 +47,17 @@ def byte_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
 
+def build_pair(name: str, tokenizer: Any) -> tuple[PromptTemplate, Any]:
+    """A template by its name in the table, and the tokenizer with the markers it needs."""
+    kind, _, text = name.partition("-")
+    if text:
+        tokenizer.add_tokens(MARKERS, special_tokens=True)
+    if kind != "jinja":
+        return BUILT_IN[kind](), tokenizer
+    tokenizer.chat_template = TEXTS[text]
+    return TokenizerTemplate(tokenizer), tokenizer
+
+
 @pytest.fixture(
     scope="session",
     params=[(kind, template) for kind in ("llama2", "bytes") for template in TEMPLATES],
@@ -56,23 +65,21 @@ def byte_tokenizer() -> Any:
 )
 def pair(request: pytest.FixtureRequest) -> tuple[PromptTemplate, Any]:
     """A template, and a tokenizer that has the markers it needs."""
-    from transformers import AutoTokenizer
-
     kind, name = request.param
-    folder = request.getfixturevalue("llama2_folder") if kind == "llama2" else None
-    tokenizer = AutoTokenizer.from_pretrained(folder) if folder else byte_tokenizer()
-    if name in ("chatml-markers", "jinja-chatml"):
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    tokenizer.chat_template = {"jinja-llama2": LLAMA2_JINJA, "jinja-chatml": CHATML_JINJA}.get(name)
-    built_in: dict[str, type[PromptTemplate]] = {
-        "llama2": Llama2, "mistral": Mistral, "alpaca": Alpaca, "chatml": ChatML, "plain": Plain,
-        "chatml-markers": ChatML,
-    }  # fmt: skip
-    return (built_in[name]() if name in built_in else TokenizerTemplate(tokenizer)), tokenizer
+    loaded = request.getfixturevalue("llama2_tokenizer") if kind == "llama2" else byte_tokenizer()
+    return build_pair(name, copy.deepcopy(loaded))
+
+
+def writable(messages: Conversation, template: PromptTemplate) -> Conversation:
+    """The conversation without what the template has no place for."""
+    jinja = template.jinja.source if isinstance(template, TokenizerTemplate) else None
+    without = any(jinja == TEXTS[name.removeprefix("jinja-")] for name in NO_SYSTEM)
+    return [turn for turn in messages if not (without and turn.role == "system")]
 
 
 def assert_supervised_as_promised(messages: Conversation, template: PromptTemplate, tokenizer: Any) -> None:
     """Each answer is learnt exactly, with its stop token; everything else is masked."""
+    messages = writable(messages, template)
     example = tokenize_conversation(messages, template=template, tokenizer=tokenizer)
     input_ids, labels = example["input_ids"], example["labels"]
     assert len(input_ids) == len(labels)
@@ -86,7 +93,8 @@ def assert_supervised_as_promised(messages: Conversation, template: PromptTempla
     expected = [message.content for message in messages if message.supervised]
     assert [turn[-1] for turn in turns] == [stop] * len(expected)
     assert [tokenizer.decode(turn[:-1], clean_up_tokenization_spaces=False) for turn in turns] == expected
-    assert all(not set(turn[:-1]) & set(tokenizer.all_special_ids) for turn in turns)
+    named = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    assert all(named.isdisjoint(turn[:-1]) for turn in turns)
 
 
 def chat(*contents: str, system: str | None = None) -> list[Message]:
@@ -120,34 +128,79 @@ def test_answers_are_learnt_exactly(pair: tuple[PromptTemplate, Any], messages: 
 
 # U+2581 is how SentencePiece writes a space; its decoder cannot tell the two apart.
 contents = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\u2581"), max_size=30) | st.lists(
-    st.sampled_from(["</s>", "<s>", "[INST]", "[/INST]", "<|im_end|>", "<|im_start|>", "<unk>", " ", "\n", "a", "é"]),
+    st.sampled_from([
+        "</s>", "<s>", "<unk>", "[INST]", "[/INST]", "<<SYS>>\n", *MARKERS, "<start_of_turn>model\n", "<|assistant|>\n",
+        "assistant", "User: ", "\n\nAssistant: ", "### Response:\n", "{{ eos_token }}", "{% generation %}",
+        "\ue0000\ue001", "\ue002answer\ue003", " ", "\n", "\t", "\r\n", "\x00", "\x1b", "\x85", "\u200f", "a", "日",
+    ]),
     max_size=8,
-).map("".join)
+).map("".join)  # fmt: skip
+masks = st.sampled_from([None, None, True, False])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(
-    turns=st.lists(st.tuples(contents, contents), min_size=1, max_size=3), system=st.none() | contents
+    turns=st.lists(st.tuples(contents, contents, masks), min_size=1, max_size=3), system=st.none() | contents
 )  # fmt: skip
 def test_answers_are_learnt_exactly_whatever_they_hold(
-    pair: tuple[PromptTemplate, Any], turns: list[tuple[str, str]], system: str | None
+    pair: tuple[PromptTemplate, Any], turns: list[tuple[str, str, bool | None]], system: str | None
 ) -> None:
-    messages = chat(*(text for turn in turns for text in turn), system=system)
+    messages = [] if system is None else [Message("system", system)]
+    for user, assistant, masked in turns:
+        messages += [Message("user", user), Message("assistant", assistant, masked)]
     assert_supervised_as_promised(messages, *pair)
 
 
+EVERY_TURN_ENDS = [
+    "chatml",
+    "llama3",
+    "chatml-markers",
+    "llama3-markers",
+    "jinja-chatml",
+    "jinja-llama3",
+    "jinja-zephyr",
+]
+
+
+@settings(max_examples=30)
+@given(turns=st.lists(st.tuples(contents, st.booleans()), min_size=2, max_size=5))
+@pytest.mark.parametrize(
+    "pair", [(kind, name) for kind in ("llama2", "bytes") for name in EVERY_TURN_ENDS], indirect=True, ids="-".join
+)
+def test_users_are_learnt_exactly_where_asked(pair: tuple[PromptTemplate, Any], turns: list[tuple[str, bool]]) -> None:
+    roles = ("user", "assistant")
+    messages = [Message(roles[i % 2], text, masked) for i, (text, masked) in enumerate(turns)]  # type: ignore[arg-type]
+    assert_supervised_as_promised(messages, *pair)
+
+
+def real_conversations(shared_data: Path, *, gsm8k: int | None) -> list[Conversation]:
+    """Rows of GSM8K, and the seed tasks."""
+    lines = (shared_data / "gsm8k" / "train.jsonl").read_text("utf-8").splitlines()[:gsm8k]
+    conversations = [chat(row["question"], row["answer"]) for row in map(json.loads, lines)]
+    for line in (shared_data / "alpaca_seed_tasks.jsonl").read_text("utf-8").split("\n"):
+        task = json.loads(line) if line else None
+        if task:
+            instance = task["instances"][0]
+            user = task["instruction"] + (f"\n\n### Input:\n{instance['input']}" if instance["input"] else "")
+            conversations.append(chat(user, instance["output"]))
+    return conversations
+
+
 def test_answers_of_real_rows_are_learnt_exactly(pair: tuple[PromptTemplate, Any], shared_data: Path) -> None:
-    lines = (shared_data / "gsm8k" / "train.jsonl").read_text("utf-8").split("\n")[:200]
-    rows = [json.loads(line) for line in lines]
-    for row in rows:
-        assert_supervised_as_promised(chat(row["question"], row["answer"]), *pair)
-    lines = (shared_data / "alpaca_seed_tasks.jsonl").read_text("utf-8").split("\n")
-    tasks = [json.loads(line) for line in lines if line]
-    for task in tasks:
-        instance = task["instances"][0]
-        user = task["instruction"] + (f"\n\n### Input:\n{instance['input']}" if instance["input"] else "")
-        assert_supervised_as_promised(chat(user, instance["output"]), *pair)
-    assert (len(rows), len(tasks)) == (200, 175)
+    conversations = real_conversations(shared_data, gsm8k=25)
+    for messages in conversations:
+        assert_supervised_as_promised(messages, *pair)
+    assert len(conversations) == 25 + 175
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_answers_of_all_real_rows_are_learnt_exactly(name: str, llama2_tokenizer: Any, shared_data: Path) -> None:
+    template, tokenizer = build_pair(name, copy.deepcopy(llama2_tokenizer))
+    conversations = real_conversations(shared_data, gsm8k=None)
+    for messages in conversations:
+        assert_supervised_as_promised(messages, template, tokenizer)
+    assert len(conversations) == 7473 + 175
 
 
 REFERENCE = [
@@ -180,7 +233,7 @@ def test_single_turn_equals_sentencepiece(llama2_folder: Path, llama2_tokenizer:
 
 def test_prompt_is_what_comes_before_the_last_answer(pair: tuple[PromptTemplate, Any]) -> None:
     template, tokenizer = pair
-    messages = CONVERSATIONS["several-turns"]
+    messages = writable(CONVERSATIONS["several-turns"], template)
     example = tokenize_conversation(messages, template=template, tokenizer=tokenizer)
     prompt = prompt_ids(messages, template=template, tokenizer=tokenizer)
     answer = tokenizer.encode("Bye!", add_special_tokens=False)
@@ -257,7 +310,7 @@ def test_gate_refuses_answers_that_never_stop(llama2_tokenizer: Any) -> None:
 
 
 def test_stop_of_builtin_formats_is_eos_first(llama2_tokenizer: Any) -> None:
-    for template in (Llama2(), Mistral(), Alpaca(), ChatML(), Plain()):
+    for template in (kind() for kind in BUILT_IN.values()):
         segments = template.render(chat("a", "b"))
-        assert next(s.text for s in segments if s.special and s.supervised) in (EOS, ChatML.END)
+        assert next(s.text for s in segments if s.special and s.supervised) in (EOS, ChatML.END, Llama3.END)
         assert stop_token_ids(template=template, tokenizer=llama2_tokenizer) == [llama2_tokenizer.eos_token_id]

@@ -2,22 +2,15 @@ from __future__ import annotations
 
 import copy
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ftframe.api import Message, Segment
-from ftframe.data.chat_jinja import ChatJinja
 from ftframe.data.prompt_templates import TokenizerTemplate
 from ftframe.data.supervision import prompt_ids, stop_token_ids, tokenize_conversation
 from ftframe.errors import ConfigError, DataError
 
-TEXTS = {path.stem: path.read_text("utf-8") for path in (Path(__file__).parent / "chat_templates").glob("*.jinja")}
-MARKERS = [
-    "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
-    "<end_of_turn>", "<think>", "</think>",
-]  # fmt: skip
 MESSAGES = [
     Message("system", "Be brief."),
     Message("user", "Hi"),
@@ -27,27 +20,8 @@ MESSAGES = [
 ]
 
 
-EMBEDDED = Path(__file__).parents[2] / "ftframe" / "embedded" / "tiny"
-
-
-@pytest.fixture(scope="module", params=["llama2", "embedded"])
-def loaded(request: pytest.FixtureRequest) -> Any:
-    """A tokenizer."""
-    from transformers import AutoTokenizer
-
-    folder = EMBEDDED if request.param == "embedded" else request.getfixturevalue("llama2_folder")
-    return AutoTokenizer.from_pretrained(folder)
-
-
-@pytest.fixture
-def tokenizer(loaded: Any) -> Any:
-    """A tokenizer that a test may change."""
-    return copy.deepcopy(loaded)
-
-
 def template_of(tokenizer: Any, jinja: str, **options: Any) -> TokenizerTemplate:
-    """The template with this text, for a tokenizer that has the markers of all."""
-    tokenizer.add_tokens(MARKERS, special_tokens=True)
+    """The template with this text."""
     tokenizer.chat_template = jinja
     return TokenizerTemplate(tokenizer, **options)
 
@@ -67,14 +41,14 @@ def special(text: str, *, supervised: bool = False) -> Segment:
     return Segment(text, supervised, special=True)
 
 
-def test_no_chat_template_is_a_config_error_that_names_the_key(tokenizer: Any) -> None:
+def test_no_chat_template_is_a_config_error_that_names_the_key(chat_tokenizer: Any) -> None:
     with pytest.raises(ConfigError, match=r"data\.template\.name to alpaca, chatml"):
-        TokenizerTemplate(tokenizer)
+        TokenizerTemplate(chat_tokenizer)
 
 
-def test_special_tokens_come_from_the_template_and_not_from_contents(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
-    template = TokenizerTemplate(tokenizer)
+def test_special_tokens_come_from_the_template_and_not_from_contents(chat_tokenizer: Any) -> None:
+    chat_tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    template = TokenizerTemplate(chat_tokenizer)
     header = "assistant:" if template.prepends_space else "assistant: "
     assert template.render([Message("user", "</s>"), Message("assistant", "<s>")]) == [
         special("<s>"), Segment("user: "), Segment("</s>"), special("</s>"),
@@ -98,35 +72,36 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("jinja", "reason"), [c[1:] for c in REFUSED], ids=[c[0] for c in REFUSED])
-def test_templates_that_cannot_be_supervised_are_refused(tokenizer: Any, jinja: str, reason: str) -> None:
-    tokenizer.chat_template = jinja
+def test_templates_that_cannot_be_supervised_are_refused(chat_tokenizer: Any, jinja: str, reason: str) -> None:
+    chat_tokenizer.chat_template = jinja
     with pytest.raises(DataError, match=f"(?s)chat template.*{reason}"):
-        TokenizerTemplate(tokenizer).render(MESSAGES)
+        TokenizerTemplate(chat_tokenizer).render(MESSAGES)
 
 
-def test_a_masked_turn_needs_no_stop_token(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}!{% endfor %}"
-    segments = TokenizerTemplate(tokenizer).render([Message("assistant", "Hello", masked=True)])
+def test_a_masked_turn_needs_no_stop_token(chat_tokenizer: Any) -> None:
+    chat_tokenizer.chat_template = "{% for m in messages %}{{ m.content }}!{% endfor %}"
+    segments = TokenizerTemplate(chat_tokenizer).render([Message("assistant", "Hello", masked=True)])
     assert segments == [Segment("Hello"), Segment("!")]
 
 
-def test_space_around_the_answer_belongs_to_nobody(tokenizer: Any) -> None:
-    tokenizer.chat_template = (
+def test_space_around_the_answer_belongs_to_nobody(chat_tokenizer: Any) -> None:
+    chat_tokenizer.chat_template = (
         "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
         "{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
     )
     messages = [Message("user", "Hi"), Message("assistant", "Hello")]
-    example = tokenize_conversation(messages, template=TokenizerTemplate(tokenizer), tokenizer=tokenizer)
-    assert example["input_ids"] == tokenizer.encode("[INST] Hi [/INST] Hello</s>", add_special_tokens=False)
+    example = tokenize_conversation(messages, template=TokenizerTemplate(chat_tokenizer), tokenizer=chat_tokenizer)
+    assert example["input_ids"] == chat_tokenizer.encode("[INST] Hi [/INST] Hello</s>", add_special_tokens=False)
 
 
-def test_tokens_that_strip_space_take_it_along(tokenizer: Any) -> None:
+def test_tokens_that_strip_space_take_it_along(chat_tokenizer: Any) -> None:
     from transformers import AddedToken
 
-    tokenizer.add_tokens([AddedToken("<|end|>", rstrip=True, lstrip=True, special=True)], special_tokens=True)
-    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }} \n<|end|> \n{% endfor %}"
+    chat_tokenizer = copy.deepcopy(chat_tokenizer)
+    chat_tokenizer.add_tokens([AddedToken("<|end|>", rstrip=True, lstrip=True, special=True)], special_tokens=True)
+    chat_tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }} \n<|end|> \n{% endfor %}"
     messages = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")]
-    template = TokenizerTemplate(tokenizer)
+    template = TokenizerTemplate(chat_tokenizer)
     header = "assistant:" if template.prepends_space else "assistant: "
     assert template.render(messages) == [
         Segment("user: "), Segment("Hi"), special("<|end|>"), Segment(header),
@@ -135,10 +110,10 @@ def test_tokens_that_strip_space_take_it_along(tokenizer: Any) -> None:
     ]  # fmt: skip
 
 
-def test_more_than_ten_messages_keep_their_order(tokenizer: Any) -> None:
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
+def test_more_than_ten_messages_keep_their_order(chat_tokenizer: Any) -> None:
+    chat_tokenizer.chat_template = "{% for m in messages %}{{ m.content }}</s>{% endfor %}"
     messages = [Message(("user", "assistant")[i % 2], f"text {i}") for i in range(24)]  # type: ignore[arg-type]
-    segments = TokenizerTemplate(tokenizer).render(messages)
+    segments = TokenizerTemplate(chat_tokenizer).render(messages)
     assert [segment.text for segment in segments if not segment.special] == [m.content for m in messages]
 
 
@@ -164,19 +139,22 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(("name", "expected"), WRITTEN, ids=[case[0] for case in WRITTEN])
-def test_templates_of_known_families(tokenizer: Any, name: str, expected: str) -> None:
-    template = template_of(tokenizer, TEXTS[name])
+def test_templates_of_known_families(
+    chat_tokenizer: Any, chat_templates: dict[str, str], name: str, expected: str
+) -> None:
+    template = template_of(chat_tokenizer, chat_templates[name])
     space = "" if template.prepends_space else " "  # the dot: SentencePiece brings that space itself
     assert written(template.render(chat(" Hi ", "Yes", "Bye", "No"))) == expected.replace("·", space)
 
 
-def test_a_generation_prompt_that_the_answer_does_not_follow_is_refused_by_name(tokenizer: Any) -> None:
-    template = template_of(tokenizer, TEXTS["deepseek_r1"])
-    tokenizer.name_or_path = "not/asked"  # the name is the one of the tokenizer that was read
+def test_a_generation_prompt_that_the_answer_does_not_follow_is_refused_by_name(
+    chat_tokenizer: Any, chat_templates: dict[str, str]
+) -> None:
+    template = template_of(chat_tokenizer, chat_templates["deepseek_r1"])
     with pytest.raises(DataError) as caught:
         template.render(chat("Hi", "Yes"))
     message = str(caught.value)
-    assert "The chat template of the tokenizer '" in message
+    assert f"The chat template of the tokenizer '{chat_tokenizer.name_or_path}'" in message
     assert "is not prefix-preserving: what it writes up to message 1 changes when the answer follows" in message
     assert "from 'er|>(message 1)<|Assistant|><think>\\n'" in message
     assert "to 'er|>(message 1)<|Assistant|>(message 2)" in message
@@ -184,8 +162,10 @@ def test_a_generation_prompt_that_the_answer_does_not_follow_is_refused_by_name(
     assert "{% generation %}" in message
 
 
-def test_thoughts_that_later_turns_drop_are_refused_unless_only_the_last_answer_is_learnt(tokenizer: Any) -> None:
-    template = template_of(tokenizer, TEXTS["qwen3"])
+def test_thoughts_that_later_turns_drop_are_refused_unless_only_the_last_answer_is_learnt(
+    chat_tokenizer: Any, chat_templates: dict[str, str]
+) -> None:
+    template = template_of(chat_tokenizer, chat_templates["qwen3"])
     with pytest.raises(DataError, match=r"(?s)not prefix-preserving.* up to message 2 changes when the next message"):
         template.render(chat("Hi", "Yes", "Bye", "No"))
     for _ in range(2):  # a refusal is no less one the second time
@@ -197,27 +177,29 @@ def test_thoughts_that_later_turns_drop_are_refused_unless_only_the_last_answer_
     )
 
 
-def test_what_stands_between_generation_prompt_and_answer_is_learnt(tokenizer: Any) -> None:
-    template = template_of(tokenizer, TEXTS["qwen3"])
+def test_what_stands_between_generation_prompt_and_answer_is_learnt(
+    chat_tokenizer: Any, chat_templates: dict[str, str]
+) -> None:
+    template = template_of(chat_tokenizer, chat_templates["qwen3"])
     learnt = [s.text for s in template.render(chat("Hi", "Yes")) if s.supervised]
     assert learnt == ["<think>", "\n\n", "</think>", "\n\n", "Yes", "<|im_end|>"]
     assert not any(s.supervised for s in template.render(chat("Hi", "Yes", masked=True)))
-    stops = stop_token_ids(template=template, tokenizer=tokenizer)
-    assert tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", tokenizer.eos_token]
+    stops = stop_token_ids(template=template, tokenizer=chat_tokenizer)
+    assert chat_tokenizer.convert_ids_to_tokens(stops) == ["<|im_end|>", chat_tokenizer.eos_token]
 
 
 @pytest.mark.parametrize("name", ["zephyr", "chatml", "chatml_generation", "llama3", "gemma", "deepseek"])
-def test_prompt_is_the_generation_prompt(tokenizer: Any, name: str) -> None:
-    template = template_of(tokenizer, TEXTS[name], date="2020-01-02")
-    text = tokenizer.apply_chat_template(
+def test_prompt_is_the_generation_prompt(chat_tokenizer: Any, chat_templates: dict[str, str], name: str) -> None:
+    template = template_of(chat_tokenizer, chat_templates[name], date="2020-01-02")
+    text = chat_tokenizer.apply_chat_template(
         [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
     )
     if name == "llama3":
         text = re.sub(r"Today is .*", "Today is 02 Jan 2020 (2020).", text)
     if name == "deepseek" and not template.prepends_space:
         text += " "
-    prompt = prompt_ids([Message("user", "Hi")], template=template, tokenizer=tokenizer)
-    assert tokenizer.decode(prompt).replace(" ", "") == text.replace(" ", "")
+    prompt = prompt_ids([Message("user", "Hi")], template=template, tokenizer=chat_tokenizer)
+    assert chat_tokenizer.decode(prompt).replace(" ", "") == text.replace(" ", "")
 
 
 GENERATION = "{{% for m in messages %}}{{{{ '<|im_start|>' }}}}{}{{{{ '\n' }}}}{{% endfor %}}"
@@ -239,121 +221,39 @@ SPANS = [
 
 
 @pytest.mark.parametrize(("body", "expected"), [c[1:] for c in SPANS], ids=[c[0] for c in SPANS])
-def test_generation_says_what_is_learnt(tokenizer: Any, body: str, expected: str) -> None:
-    template = template_of(tokenizer, GENERATION.format(body))
+def test_generation_says_what_is_learnt(chat_tokenizer: Any, body: str, expected: str) -> None:
+    template = template_of(chat_tokenizer, GENERATION.format(body))
     assert written(template.render(chat("Hi", "Yes"))) == expected
 
 
-def test_masked_wins_over_generation(tokenizer: Any) -> None:
-    template = template_of(tokenizer, TEXTS["chatml_generation"])
+def test_masked_wins_over_generation(chat_tokenizer: Any, chat_templates: dict[str, str]) -> None:
+    template = template_of(chat_tokenizer, chat_templates["chatml_generation"])
     messages = [Message("user", "Hi", masked=False), Message("assistant", "Yes", masked=True), *chat("Bye", "No")]
     assert written(template.render(messages)) == (
         "<|im_start|>user\n{Hi}{<|im_end|>}\n<|im_start|>assistant\nYes<|im_end|>\n"
         "<|im_start|>user\nBye<|im_end|>\n<|im_start|>assistant\n{No}{<|im_end|>}\n"
     )
-    everything = template_of(tokenizer, GENERATION.format(SPANS[1][1]))
+    everything = template_of(chat_tokenizer, GENERATION.format(SPANS[1][1]))
     assert written(everything.render(chat("Hi", "Yes", masked=True))) == (
         "<|im_start|>{user:}{Hi}{<|im_end|>}\n<|im_start|>assistant:Yes<|im_end|>\n"
     )
 
 
-def test_generation_that_leaves_the_stop_token_out_is_refused(tokenizer: Any) -> None:
+def test_generation_that_leaves_the_stop_token_out_is_refused(chat_tokenizer: Any) -> None:
     body = "{% generation %}{{ m.content }}{% endgeneration %}{{ '<|im_end|>' }}"
-    template = template_of(tokenizer, GENERATION.format(body))
+    template = template_of(chat_tokenizer, GENERATION.format(body))
     with pytest.raises(DataError, match=r"leaves '<\|im_end\|>' out of {% generation %}.*never learn to stop"):
         template.render(chat("Hi", "Yes"))
     explicit = [Message("user", "Hi", masked=True), Message("assistant", "Yes", masked=False)]
     assert written(template.render(explicit)).endswith("{Yes}{<|im_end|>}\n")
 
 
-def test_generation_agrees_with_the_mask_of_transformers(tokenizer: Any) -> None:
-    template = template_of(tokenizer, TEXTS["chatml_generation"])
+def test_generation_agrees_with_the_mask_of_transformers(chat_tokenizer: Any, chat_templates: dict[str, str]) -> None:
+    template = template_of(chat_tokenizer, chat_templates["chatml_generation"])
     messages = chat("Hi", "Yes", "Bye", "No")
     turns = [{"role": turn.role, "content": turn.content} for turn in messages]
-    theirs = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
-    ours = tokenize_conversation(messages, template=template, tokenizer=tokenizer)
+    theirs = chat_tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)
+    ours = tokenize_conversation(messages, template=template, tokenizer=chat_tokenizer)
     learnt = [token for token, mask in zip(theirs["input_ids"], theirs["assistant_masks"], strict=True) if mask]
-    assert tokenizer.decode(learnt).replace(" ", "") == "Yes<|im_end|>No<|im_end|>"
-    assert tokenizer.decode([t for t in ours["labels"] if t >= 0]).replace(" ", "") == "Yes<|im_end|>No<|im_end|>"
-
-
-EACH = "{{% for m in messages %}}{{{{ {} + eos_token }}}}{{% endfor %}}"
-CHANGES = ["m.content | upper", "m.content | replace('\n', ' ')", "m.content | e", "m.content | tojson",
-           "m.content.split('\n')[0]", "m.content | wordwrap(5)", "m.content | truncate(9)"]  # fmt: skip
-
-
-@pytest.mark.parametrize("expression", CHANGES)
-def test_templates_that_change_contents_are_refused(tokenizer: Any, expression: str) -> None:
-    template = template_of(tokenizer, EACH.format(expression))
-    for _ in range(2):
-        with pytest.raises(DataError, match=r"does not write messages as they are: it writes .+ where .+ is due"):
-            template.render(chat("Hi", "Yes"))
-
-
-@pytest.mark.parametrize("expression", ["m.content | trim", "m.content.lstrip()", "m.content.rstrip('\n')"])
-def test_contents_are_kept_where_the_template_trims_them(tokenizer: Any, expression: str) -> None:
-    template = template_of(tokenizer, EACH.format(expression))
-    assert written(template.render(chat(" Hi\n", " \n Yes \n"))) == " Hi\n</s>{ \n Yes \n}{</s>}"
-
-
-LOOKS_INTO = [
-    ("thoughts", TEXTS["qwen3"], "<think>\nhm\n</think>\n\nYes"),
-    ("a-tag", EACH.format("m.content.replace('[b]', '')"), "[b]Yes"),
-    ("a-tag-in-a-variable", "{% set tag = '[b]' %}" + EACH.format("(m.content | replace(tag, ''))"), "[b]Yes"),
-    ("a-switch", EACH.format("('Thinking is on. ' if '/think' in m.content else '') + m.content"), "Yes /think"),
-    ("nothing", EACH.format("m.content + ('' if m.content else '(empty)')"), ""),
-]
-
-
-@pytest.mark.parametrize(("jinja", "answer"), [c[1:] for c in LOOKS_INTO], ids=[c[0] for c in LOOKS_INTO])
-def test_a_content_that_the_template_looks_for_is_compared_with_what_it_writes(
-    tokenizer: Any, jinja: str, answer: str
-) -> None:
-    template = template_of(tokenizer, jinja)
-    template.render(chat("Hi", "Yes"))
-    with pytest.raises(DataError, match="does not write messages as they are"):
-        template.render(chat("Hi", answer))
-    template.render(chat("Hi", "No"))
-
-
-def test_a_date_is_fixed_and_can_be_set(tokenizer: Any) -> None:
-    jinja = "{{ strftime_now('%A, %d %B %Y') if strftime_now is defined }}\n" + EACH.format("m.content")
-    assert written(template_of(tokenizer, jinja).render(chat("Hi", "Yes"))).startswith("Friday, 26 July 2024\n")
-    other = template_of(tokenizer, jinja, date="2020-02-29")
-    assert written(other.render(chat("Hi", "Yes"))).startswith("Saturday, 29 February 2020\n")
-    leading = template_of(tokenizer, "\n  {% set day = strftime_now('%Y') %}" + EACH.format("day + m.content"))
-    assert written(leading.render(chat("Hi", "Yes"))) == "\n2024Hi</s>2024{Yes}{</s>}"
-
-
-UNUSABLE = [
-    ("no-date", {"date": "tomorrow"}, "{{ strftime_now('%Y') }}",
-     r"data\.template\.date=tomorrow is no date.*YYYY-MM-DD"),
-    ("unknown-format", {}, "{% set f = '%Y' %}{{ strftime_now(f) }}", "today's date in a format that is known only"),
-    ("no-jinja", {}, "{% for m in messages %}{{ m.content }}", "cannot be used: Unexpected end of template"),
-    ("no-default", {}, {"rag": "a", "tool": "b"}, "cannot be used: .*no default specified"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("options", "jinja", "reason"), [c[1:] for c in UNUSABLE], ids=[c[0] for c in UNUSABLE])
-def test_templates_that_cannot_be_used_are_config_errors(
-    tokenizer: Any, options: dict[str, str], jinja: Any, reason: str
-) -> None:
-    with pytest.raises(ConfigError, match=f"(?s){reason}"):
-        template_of(tokenizer, jinja, **options)
-
-
-def test_of_several_templates_the_default_is_used(tokenizer: Any) -> None:
-    template = template_of(tokenizer, {"default": EACH.format("m.content"), "rag": "no"})  # type: ignore[arg-type]
-    assert written(template.render(chat("Hi", "Yes"))) == "Hi</s>{Yes}{</s>}"
-
-
-def test_jinja_runs_for_role_sequences_and_not_for_rows(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    render = ChatJinja.render
-    monkeypatch.setattr(ChatJinja, "render", lambda self, *a, **k: calls.append(a) or render(self, *a, **k))
-    template = template_of(tokenizer, TEXTS["llama3"])
-    for number in range(200):
-        template.render(chat(f"Question {number}", f"Answer {number}"))
-    assert 0 < len(calls) < 10
-    template.render(chat("a", "b", "c", "d"))
-    assert len(calls) < 20
+    assert chat_tokenizer.decode(learnt).replace(" ", "") == "Yes<|im_end|>No<|im_end|>"
+    assert chat_tokenizer.decode([t for t in ours["labels"] if t >= 0]).replace(" ", "") == "Yes<|im_end|>No<|im_end|>"
