@@ -21,7 +21,7 @@ from ftframe.schema import SCHEMAS
 
 CONF = Path(str(files(compose.CONFIG_PACKAGE)))
 GROUPS = compose.groups()
-NEEDS_PATH = {"jsonl", "text"}
+NEEDS_PATH = {"csv", "jsonl", "table", "text"}
 QUANT = ("none", "4bit", "8bit")
 
 
@@ -260,7 +260,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.path": "NousResearch/Llama-2-7b-chat-hf",
         "model.template": "llama2",
         "data.template.name": "llama2",
-        "data.dataset.name": "guanaco",
+        "data.dataset.name": "table",
+        "data.dataset.format": "llama2_text",
         "data.dataset.path": "mlabonne/guanaco-llama2-1k",
         "optim.weight_decay": 0.001,
         "scheduler.name": "cosine",
@@ -274,7 +275,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "model.path": "mistralai/Mistral-7B-v0.1",
         "model.template": "mistral",
         "data.template.name": "mistral",
-        "data.dataset.name": "alpaca",
+        "data.dataset.name": "table",
+        "data.dataset.format": "alpaca",
         "data.dataset.path": "tatsu-lab/alpaca",
         "data.max_length": 512,
         "optim.betas": [0.9, 0.999],

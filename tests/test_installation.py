@@ -129,7 +129,7 @@ def test_plugins_names_a_third_party_plugin(install: Install) -> None:
     check = installation.plugins(Registry("dataset"))
     assert check.state == "ok"
     assert "good (good-rows 1.2)" in check.detail
-    assert "jsonl" in check.detail
+    assert "table" in check.detail
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_plugins_warns_of_a_broken_plugin(code: str, why: str, install: Install)
     check = installation.plugins(Registry("dataset"))
     assert check.state == "warn"
     assert f"'bad' of bad-rows 1.2 does not import: {why}" in check.detail
-    assert "jsonl" in check.detail
+    assert "table" in check.detail
     assert check.remedy == "pip install --upgrade --force-reinstall bad-rows"
 
 
@@ -159,7 +159,7 @@ def test_plugins_lets_the_user_interrupt(install: Install) -> None:
 
 @pytest.mark.parametrize(
     ("first", "second", "name", "rival"),
-    [("a-rows", "b-rows", "same", "b-rows"), ("a-rows", "c-rows", "jsonl", "c-rows")],
+    [("a-rows", "b-rows", "same", "b-rows"), ("a-rows", "c-rows", "table", "c-rows")],
 )
 def test_plugins_fails_on_duplicates(first: str, second: str, name: str, rival: str, install: Install) -> None:
     install(first, name=name, code="def build(): ...")
@@ -171,7 +171,7 @@ def test_plugins_fails_on_duplicates(first: str, second: str, name: str, rival: 
 
 
 def test_plugins_never_uninstalls_ftframe_for_a_rival(install: Install) -> None:
-    install("a-rows", name="jsonl", code="def build(): ...")
+    install("a-rows", name="table", code="def build(): ...")
     check = installation.plugins(Registry("dataset"))
     assert (check.state, check.remedy) == ("fail", "pip uninstall a-rows")
 

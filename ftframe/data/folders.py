@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def by_split(folder: Path) -> dict[str, set[Path]]:
     """The files of each split by the rules of the `datasets` library, which reads the names of files and folders."""
     from datasets.data_files import DataFilesDict, get_data_patterns
 
-    base = str(folder.resolve())
-    patterns = get_data_patterns(base)
-    resolved = DataFilesDict.from_patterns(patterns, base_path=base)
+    base = folder.resolve()
+    pattern = glob.escape(str(base))  # the library takes a path for a pattern
+    resolved = DataFilesDict.from_patterns(get_data_patterns(pattern), base_path=pattern)
     return {str(split): {folder / Path(file).relative_to(base) for file in files} for split, files in resolved.items()}

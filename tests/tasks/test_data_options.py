@@ -1,5 +1,6 @@
 """Each option of the group `data` on a local file, through the whole command, as `conf/data` has it."""
 
+import csv
 import json
 
 import pytest
@@ -10,10 +11,22 @@ from ftframe.compose import groups
 PAIRS = [(f"What is {n} plus {n}?", f"It is {2 * n}.") for n in range(40)]
 ROWS = {
     "alpaca": [{"instruction": question, "input": "", "output": answer} for question, answer in PAIRS],
+    "csv": PAIRS,
     "guanaco": [{"text": f"<s>[INST] {question} [/INST] {answer} </s>"} for question, answer in PAIRS],
     "jsonl": [{"prompt": question, "completion": answer} for question, answer in PAIRS],
+    "table": [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]} for q, a in PAIRS],
     "text": [{"text": f"{question} {answer}"} for question, answer in PAIRS],
 }
+
+
+def write_rows(option, folder):
+    """The rows in a file of the kind that the option is for, and the file's name."""
+    if option == "csv":
+        with (folder / "rows.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("prompt", "completion"), *ROWS[option]])
+        return "rows.csv"
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS[option])))
+    return "rows.jsonl"
 
 
 @pytest.mark.slow
@@ -21,14 +34,13 @@ ROWS = {
 def test_option_trains(option, ftframe, quick, tmp_path):
     overrides = [override for override in quick if not override.startswith("data.")]
     if option in ROWS:
-        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS[option])))
-        overrides.append("data.dataset.path=rows.jsonl")
+        overrides.append(f"data.dataset.path={write_rows(option, tmp_path)}")
     done = ftframe("fit", f"data={option}", *overrides, "trainer.max_steps=2", "peft=lora", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "outputs" / "fit").iterdir()
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["final"]["val/loss"] < metrics["baseline"]["val/loss"]
-    assert OmegaConf.load(run / "config.yaml").data.dataset.name == option
+    assert OmegaConf.load(run / "config.yaml").data.dataset.name == ("people" if option == "people" else "table")
     if option in ROWS:
         assert metrics["data"] == {"train_rows": 36, "validation_rows": 4}
 
