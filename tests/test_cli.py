@@ -74,7 +74,7 @@ def test_usage_names_every_command(tmp_path: Path) -> None:
     usage = run("--help", cwd=tmp_path).stdout
     for name in (*CONFIGURED, *PLAIN):
         assert f"\n  {name} " in usage, name
-    assert {*CONFIGURED, *PLAIN} == {"fit", "evaluate", "predict", "doctor"}
+    assert {*CONFIGURED, *PLAIN} == {"fit", "preview", "evaluate", "predict", "doctor"}
 
 
 BAD = {
@@ -85,7 +85,7 @@ BAD = {
     "fit +data.max_lenght=9": ("error: Unknown key 'data.max_lenght'. Did you mean 'max_length'?", "Allowed: dataset"),
     "fit data.max_length=abc": ("error: Error merging override data.max_length=abc", "Value 'abc' of type 'str' could"),
     "fit model.init=foo": ("error: Error merging override model.init=foo", "one of [pretrained, random]"),
-    "fti": ("error: Unknown command 'fti'. Did you mean 'fit'?", "Commands: fit, evaluate, predict, doctor."),
+    "fti": ("error: Unknown command 'fti'. Did you mean 'fit'?", "Commands: fit, preview, evaluate, predict, doctor."),
     "fit data=jsonl": ("error: No value for data.dataset.path.", "Set it on the command line: data.dataset.path="),
     "fit peft=qlora quant=none": ("error: peft=qlora is LoRA on a quantised base", "Use quant=4bit or quant=8bit"),
     "fit peft=none quant=4bit": ("error: peft=none trains every weight", "Use quant=none, or an adapter"),

@@ -46,6 +46,7 @@ def cells() -> list[tuple[str, tuple[str, ...]]]:
     """Each command alone, and with each option of each group it has."""
     found: list[tuple[str, tuple[str, ...]]] = [
         ("fit", ()),
+        ("preview", ()),
         ("evaluate", ("run=somewhere",)),
         ("predict", ("run=somewhere",)),
     ]
@@ -69,10 +70,10 @@ def test_every_file_is_covered() -> None:
     """The table below is built from `groups()`: it must have found every file on disk."""
     on_disk = {path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml")}
     options = {f"{group}/{option}" for group, names in GROUPS.items() for option in names}
-    assert on_disk == options | {*SCHEMAS, "hydra_settings"}
+    assert on_disk == options | {*SCHEMAS, "hydra_settings", "training"}
     assert len(options) >= 34
     evaluated = sum(len(GROUPS[group]) for group in ("data", "metrics", "trainer"))
-    assert len(CELLS) == 3 + len(options) + evaluated
+    assert len(CELLS) == 4 + len(options) + evaluated
 
 
 @pytest.mark.parametrize(("command", "overrides"), CELLS, ids=[f"{c} {' '.join(o)}".strip() for c, o in CELLS])

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from ftframe.api import BadRow, Message, Row
+from ftframe.data.datamodule import Loading, ResumableDataLoader, SFTDataModule
+from ftframe.data.examples import EMPTY
+from ftframe.data.prompt_templates import Plain
+from ftframe.data.streaming import Stream
+from ftframe.data.tokenizing import Limit
+from ftframe.errors import DataError
+from ftframe.models.base import resolve_path
+
+TOKENIZER = AutoTokenizer.from_pretrained(resolve_path("pkg://ftframe.embedded/tiny"))
+
+
+class Source:
+    """Rows that start anew each time, and count how many are held at once."""
+
+    def __init__(self, count: int, bad: tuple[int, ...] = ()) -> None:
+        self.count, self.bad, self.given = count, bad, 0
+
+    def __iter__(self) -> Iterator[Row | BadRow]:
+        self.given = 0
+        for number in range(self.count):
+            self.given += 1
+            where = f"s, row {number}"
+            messages = [Message("user", f"{number}"), Message("assistant", "yes " * (number % 5 + 1))]
+            yield BadRow(where, "column 'x'", "is null") if number in self.bad else Row(messages, where)
+
+
+def stream(source: Source, rejected: list[str] | None = None, **changed: Any) -> Stream:
+    def reject(bad: BadRow, _: int) -> None:
+        if rejected is None:
+            raise DataError(str(bad))
+        rejected.append(bad.where)
+
+    defaults: dict[str, Any] = {"limit": Limit(64), "seed": 0, "buffer": 16}
+    return Stream(rows=source, template=Plain(), tokenizer=TOKENIZER, reject=reject, **{**defaults, **changed})
+
+
+def numbers(batches: Any) -> list[str]:
+    """The question of each example."""
+    return [
+        TOKENIZER.decode(example["input_ids"], skip_special_tokens=True).split("\n")[0]
+        for batch in batches
+        for pack in batch
+        for example in pack
+    ]
+
+
+@pytest.mark.parametrize("capacity", [None, 64], ids=["padded", "packed"])
+def test_each_epoch_has_every_row_once_in_an_order_of_its_own(capacity: int | None) -> None:
+    examples = stream(Source(100))
+    epochs = [numbers(examples.batches(epoch, batch_size=4, capacity=capacity)) for epoch in (0, 1, 0)]
+    assert sorted(epochs[0], key=int) == [str(number) for number in range(100)]
+    assert sorted(epochs[1]) == sorted(epochs[0])
+    assert epochs[0] == epochs[2] != epochs[1]
+
+
+def test_packs_of_a_stream_fit() -> None:
+    batches = list(stream(Source(100)).batches(0, batch_size=2, capacity=64))
+    sizes = [sum(len(example["input_ids"]) for example in pack) for batch in batches for pack in batch]
+    assert max(sizes) <= 64
+    assert sum(sizes) / (64 * len(sizes)) > 0.8
+    assert {len(batch) for batch in batches[:-1]} == {2}
+
+
+def test_a_stream_is_read_no_further_than_its_buffer() -> None:
+    source = Source(10_000)
+    batches = stream(source).batches(0, batch_size=4, capacity=None)
+    next(batches)
+    assert source.given <= 16 + 64 + 4
+
+
+def test_bad_rows_are_refused_or_passed_over() -> None:
+    with pytest.raises(DataError, match="s, row 7: column 'x' is null"):
+        list(stream(Source(20, bad=(7,))).batches(0, batch_size=4, capacity=None))
+    rejected: list[str] = []
+    rows = numbers(stream(Source(20, bad=(7, 9)), rejected).batches(0, batch_size=4, capacity=None))
+    assert sorted(rejected) == ["s, row 7", "s, row 9"]
+    assert len(rows) == 18
+
+
+def loader(rank: int = 0, world_size: int = 1, rows: int = 50) -> ResumableDataLoader:
+    examples = stream(Source(rows))
+    module = SFTDataModule(
+        lambda epoch: examples.batches(epoch, batch_size=4, capacity=None),
+        EMPTY,
+        pad_token_id=0,
+        loading=Loading(batch_size=4),
+    )
+    module.trainer = type("Trainer", (), {"global_rank": rank, "world_size": world_size})()
+    made = module.train_dataloader()
+    assert isinstance(made, ResumableDataLoader)
+    return made
+
+
+def ids(batches: Any) -> list[Any]:
+    return [batch["input_ids"].tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_a_stream_and_stop_together(world_size: int) -> None:
+    alone = ids(loader())
+    dealt = [ids(loader(rank, world_size)) for rank in range(world_size)]
+    assert {len(batches) for batches in dealt} == {len(alone) // world_size}
+    together = [batch for step in zip(*dealt, strict=True) for batch in step]
+    assert together == alone[: len(together)]
+
+
+def test_a_resumed_stream_goes_on_where_it_stopped() -> None:
+    straight = loader()
+    whole = ids(straight) + ids(straight)  # two epochs
+    first = loader()
+    batches = iter(first)
+    seen = ids([next(batches) for _ in range(5)])
+    resumed = loader()
+    resumed.load_state_dict(first.state_dict())
+    assert seen + ids(resumed) + ids(resumed) == whole
+
+
+def test_an_empty_stream_is_refused() -> None:
+    with pytest.raises(DataError, match="stream of training rows is empty"):
+        list(loader(rows=0))
