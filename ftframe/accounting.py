@@ -146,4 +146,5 @@ def figures(data: PreparedData, layout: Layout | None) -> Mapping[str, Any]:
         "tasks": [vars(account) for account in account_tasks(data)],
         "layout": vars(layout) if layout else None,
         "rejected": data.rejected,
+        "from_cache": [task.source.label(split) for task in data.tasks for split in task.from_cache],
     }

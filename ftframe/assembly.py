@@ -187,18 +187,36 @@ def build_template(node: Any, tokenizer: Any, *, key: str = "data.template") -> 
     return template
 
 
+def task_templates(data: Any) -> dict[str, Any]:
+    """The node of each task's prompt template; nothing where all follow `data.template`."""
+    if not any(task.template for task in data.tasks.values()):
+        return {}
+    return {name: plain(task.template or data.template) for name, task in data.tasks.items()}
+
+
 def template_sha256(node: Any, template: PromptTemplate) -> str:
     """The hash of a prompt template that was built from a node of the config."""
     arguments = dict(plain(node))
     return fingerprint_template(template, name=arguments.pop("name"), arguments=arguments)
 
 
-def build_template_of(record: Record, tokenizer: Any) -> PromptTemplate:
+def build_template_of(record: Record, tokenizer: Any, *, task: str | None = None) -> PromptTemplate:
     """The prompt template of an artifact, with a warning where it is not the one of the training.
 
+    Args:
+        record: What stands beside the artifact.
+        tokenizer: The artifact's.
+        task: Whose template, of a run whose tasks have their own.
+
     Raises:
+        ConfigError: If the run has no such task.
         PluginError: If no package registers the name.
     """
+    if task is not None:
+        if task not in record.tasks:
+            known = f"Tasks: {', '.join(record.tasks)}." if record.tasks else "Its tasks share one; leave task out."
+            raise ConfigError(f"task={task}: the run has no prompt template of that name. {known}")
+        return build_template(record.tasks[task], tokenizer, key=f"data.tasks.{task}.template")
     template = build_template(record.template, tokenizer)
     if record.template_sha256 and template_sha256(record.template, template) != record.template_sha256:
         warning = (

@@ -220,6 +220,8 @@ class PredictConfig:
     base: str | None = None
     """Where the base model is now, if not where it was in training."""
     trust_remote_code: bool = False
+    task: str | None = None
+    """Whose prompt template to use, of a run whose tasks have their own."""
     prompt: str | None = None
     """One user message."""
     system: str | None = None

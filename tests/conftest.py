@@ -16,6 +16,12 @@ settings.load_profile("ftframe")
 CHECKOUT = Path(__file__).parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tokenised data of the tests, and of the commands that they start, is kept apart from the user's."""
+    os.environ["FTFRAME_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real input data, which is not part of the project."""

@@ -126,6 +126,7 @@ class PreparedTask:
         rows: The good rows of each split.
         kept: Those of them that gave examples.
         fingerprints: Digests of the rows of each split.
+        from_cache: The splits that were tokenised before.
     """
 
     source: TaskSource
@@ -138,6 +139,7 @@ class PreparedTask:
     rows: dict[str, list[Row]] = field(default_factory=dict)
     kept: dict[str, list[Row]] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    from_cache: list[str] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -229,7 +231,8 @@ def _tokenize(task: PreparedTask, split: str, rows: list[Row], progress: Progres
     else:
         key = cache_key(rows=task.fingerprints[split], limit=source.limit, **source.fingerprints)
         made, hit = cached(key, source.cache_dir, make)
-        task.count(f"{split}_from_cache", len(rows) * hit)
+        if hit:
+            task.from_cache.append(split)
     _account(task, split, rows, made)
     if not len(made.examples):
         raise DataError(f"{label}: no example is left of {len(rows)} rows. The first has {made.rejected[0].detail}.")

@@ -40,6 +40,7 @@ class Record:
         template: Name and arguments of the prompt template.
         stop_token_ids: Tokens that end an answer.
         max_new_tokens: Longest answer that was asked for in the run.
+        tasks: The prompt template of each task, where tasks have their own.
         template_sha256: Hash of the prompt template, its source included; empty where it was not recorded.
     """
 
@@ -50,6 +51,7 @@ class Record:
     template: Mapping[str, Any]
     stop_token_ids: list[int] = field(default_factory=list)
     max_new_tokens: int = 128
+    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     template_sha256: str = ""
 
     def base_spec(self, *, path: str | None, trust_remote_code: bool) -> BaseSpec:

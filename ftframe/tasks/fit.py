@@ -170,6 +170,7 @@ def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, stop_to
         template=assembly.plain(cfg.data.template),
         stop_token_ids=stop_token_ids,
         max_new_tokens=cfg.data.max_new_tokens,
+        tasks=assembly.task_templates(cfg.data),
         template_sha256=assembly.template_sha256(cfg.data.template, template),
     )
 

@@ -29,7 +29,11 @@ def predict(cfg: Any) -> Path:
     record = read_record(artifact)
     conversations = read_conversations(cfg)
     tokenizer = load_artifact_tokenizer(artifact)
-    template = assembly.build_template_of(record, tokenizer)
+    if record.tasks and cfg.task is None:
+        raise ConfigError(
+            f"The tasks of this run have prompt templates of their own. Set task={'|'.join(record.tasks)}."
+        )
+    template = assembly.build_template_of(record, tokenizer, task=cfg.task)
     prompts = [prompt_ids(turns, template=template, tokenizer=tokenizer) for turns in conversations]
 
     folder = runs.create_run_folder(cfg.output_dir)
