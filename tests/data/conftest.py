@@ -10,7 +10,7 @@ import pytest
 EMBEDDED = Path(__file__).parents[2] / "ftframe" / "embedded" / "tiny"
 MARKERS = [
     "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
-    "<end_of_turn>", "<think>", "</think>",
+    "<end_of_turn>", "<|end|>", "<think>", "</think>",
 ]  # fmt: skip
 
 
