@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ftframe.data.fingerprints import fingerprint_source, fingerprint_tokenizer
 from ftframe.data.mixing import Mixture, plan_mixture
 from ftframe.data.prepared import BadRowPolicy, PreparedTask, Prompt, TaskSource, prepare_task
 from ftframe.data.streaming import Stream
-from ftframe.data.tokenizing import Limit
+from ftframe.data.tokenizing import Limit, tokenize_rows
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.registry import datasets
@@ -177,6 +178,8 @@ def task_source(name: str, node: Any, data: Any, *, template: PromptTemplate, to
             "dataset": fingerprint_source(datasets.load(dataset["name"])),
             "template": template_sha256(template_node, template),
             "tokenizer": fingerprint_tokenizer(tokenizer),
+            "tokenising": fingerprint_source(tokenize_rows),
+            "libraries": " ".join(f"{name} {version(name)}" for name in ("tokenizers", "transformers")),
         },
         cache_dir=(Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir())
         if data.cache

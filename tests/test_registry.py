@@ -17,7 +17,7 @@ Install = Callable[..., None]
 
 BUILT_IN = {
     "datasets": {"people", "table"},
-    "prompt_templates": {"alpaca", "chatml", "llama2", "mistral", "plain", "tokenizer"},
+    "prompt_templates": {"alpaca", "chatml", "llama2", "llama3", "mistral", "plain", "tokenizer"},
     "metrics": {"exact_match"},
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date as Date  # noqa: N812 (`date` is the option's name)
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import jinja2
 from jinja2 import nodes
@@ -13,6 +13,8 @@ from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 
 from ftframe.errors import ConfigError
+
+Found = TypeVar("Found", bound=nodes.Node)
 
 CLOCK = "strftime_now"
 """The function by which templates ask for today's date; transformers gives it to them."""
@@ -48,8 +50,9 @@ class ChatJinja:
             date: The day, as YYYY-MM-DD, that a template which writes today's date writes instead.
 
         Raises:
-            ConfigError: If there are several templates and none is the default, the template is no Jinja, the date is
-                none, or it is asked for in a format that is known only when the template runs.
+            ConfigError: If there are several templates and none is the default, the template is no Jinja, it has
+                `{% generation %}` where its text cannot be told, the date is none, or it is asked for in a format that
+                is known only when the template runs.
         """
         owner = f"the tokenizer '{tokenizer.name_or_path}'" if tokenizer.name_or_path else "the tokenizer"
         self.title = f"The chat template of {owner}"
@@ -60,6 +63,11 @@ class ChatJinja:
             raise ConfigError(
                 f"{self.title} cannot be used: {error} Set data.template.name to another format."
             ) from error
+        if buffers_generation(tree):
+            raise ConfigError(
+                f"{self.title} has {{% generation %}} in a macro or another block whose text is kept back, so it "
+                "cannot be told what is learnt. Move it out of that block, or set data.template.name to another format."
+            )
         self.says_what_is_learnt = tree.find(nodes.ExtensionAttribute) is not None
         self._looked_for = any_of(looked_for(tree))
         self._variables = dict(tokenizer.special_tokens_map)
@@ -126,28 +134,45 @@ def parse(source: str) -> nodes.Template:
     return jinja2.Environment(extensions=[GenerationTag, LoopControlExtension]).parse(source)
 
 
+def buffers_generation(tree: nodes.Template) -> bool:
+    """Whether `{% generation %}` stands in what Jinja writes into a buffer first, such as a macro.
+
+    transformers counts from what was written so far, so it gives wrong places for the text of such a block.
+    """
+    buffered: list[Any] = list(tree.find_all((nodes.Macro, nodes.AssignBlock, nodes.FilterBlock, nodes.CallBlock)))
+    buffered += [loop for loop in tree.find_all(nodes.For) if loop.recursive]
+    return any(part.find(nodes.ExtensionAttribute) is not None for node in buffered for part in node.body)
+
+
 def looked_for(tree: nodes.Template) -> set[str]:
     """The texts that a template compares with, splits at or replaces: it may be in contents that it looks for them.
 
     White space is left out, since a template that trims contents is no concern, and so are single words, which are
     roles and keys.
     """
-    values = {text for node in tree.find_all(nodes.Node) for text in constants(node)}
-    return {text for text in values if text.strip() and not text.isidentifier()}
+    given = [part for node in tree.find_all(nodes.Node) for part in operands(node)]
+    names = {name.name for part in given for name in within(part, nodes.Name)}
+    for node in tree.find_all(nodes.Assign):
+        if isinstance(node.target, nodes.Name) and node.target.name in names:
+            given.append(node.node)
+    values = {constant.value for part in given for constant in within(part, nodes.Const)}
+    return {text for text in values if isinstance(text, str) and text.strip() and not text.isidentifier()}
 
 
-def constants(node: nodes.Node) -> Iterator[str]:
-    """The text constants that an operation is given, if the node is one that can look into a text."""
-    operands: list[nodes.Node | None] = []
+def operands(node: nodes.Node) -> list[nodes.Node]:
+    """What an operation is given, if it is one that can look into a text."""
     if isinstance(node, nodes.Compare):
-        operands = [node.expr, *(operand.expr for operand in node.ops)]
-    elif isinstance(node, nodes.Test) or is_method_call(node) or is_text_filter(node):
-        operands = [*node.args, *node.kwargs]
-    elif isinstance(node, nodes.Assign):
-        operands = [node.node]
-    for operand in operands:
-        found = [operand] if isinstance(operand, nodes.Const) else operand.find_all(nodes.Const) if operand else []
-        yield from (constant.value for constant in found if isinstance(constant.value, str))
+        return [node.expr, *(operand.expr for operand in node.ops)]
+    if isinstance(node, nodes.Test) or is_method_call(node) or is_text_filter(node):
+        return [*node.args, *node.kwargs]
+    return []
+
+
+def within(node: nodes.Node, kind: type[Found]) -> Iterator[Found]:
+    """The nodes of a kind in a node, itself included."""
+    if isinstance(node, kind):
+        yield node
+    yield from node.find_all(kind)
 
 
 def is_method_call(node: nodes.Node) -> TypeGuard[nodes.Call]:

@@ -56,9 +56,15 @@ class Layout(NamedTuple):
 class ChatLayouts:
     """The layouts of one template. Jinja runs a few times for each sequence of roles, and not for each conversation."""
 
-    def __init__(self, jinja: ChatJinja) -> None:
-        """Start with none."""
+    def __init__(self, jinja: ChatJinja, tokens: re.Pattern[str]) -> None:
+        """Start with none.
+
+        Args:
+            jinja: The template.
+            tokens: Finds the tokenizer's special tokens in a text.
+        """
         self.jinja = jinja
+        self.tokens = tokens
         self._renderings: dict[tuple[tuple[str, ...], bool], Rendering] = {}
         self._layouts: dict[tuple[str, ...], Layout] = {}
 
@@ -88,6 +94,8 @@ class ChatLayouts:
         """What stands between the generation prompt and each learnt answer, where it is more than white space.
 
         Where the template has no generation prompt, nothing tells what the model must write from what it is given.
+        What the template writes behind the token that ends an answer, as some do at the end of a conversation only, is
+        nothing that the answer depends on.
 
         Raises:
             DataError: If the template is not prefix-preserving at a learnt answer.
@@ -96,6 +104,8 @@ class ChatLayouts:
         whole, layout = self._rendered(roles).text, self.layout(roles)
         for number in (n for n, role in enumerate(roles) if role == "assistant" and learnt[n]):
             answered = self._rendered(roles[: number + 1]).text
+            end_of_turn = self.tokens.search(answered, layout.place(number)) if whole != answered else None
+            answered = answered[: end_of_turn.end()] if end_of_turn else answered
             self._check_prefix(answered, whole, number, "when the next message follows")
             if number == 0:
                 continue  # there is nothing to answer

@@ -20,7 +20,6 @@ from typing import Any
 from ftframe.api import PromptTemplate
 from ftframe.data.tokenizer_template import TokenizerTemplate
 
-ENCODING = "ftframe.data.supervision"
 """The module that turns segments into tokens."""
 
 FRAME = "ftframe"
@@ -39,7 +38,6 @@ def fingerprint_template(template: PromptTemplate, *, name: str, arguments: Mapp
     for base in inspect.getmro(kind):
         if not is_standard(base.__module__):
             parts += [base.__qualname__, *sources(base)]
-    parts.append(module_source(ENCODING) or b"")
     if isinstance(template, TokenizerTemplate):
         parts.append(template.jinja.source)
     return digest(parts)

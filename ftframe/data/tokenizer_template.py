@@ -63,9 +63,9 @@ class TokenizerTemplate:
                 "tokenizer that has one."
             )
         self.jinja = ChatJinja(tokenizer, date=date)
-        self.layouts = ChatLayouts(self.jinja)
         self.tokens = special_tokens(tokenizer)
         self.pattern = re.compile(f"({'|'.join(map(re.escape, self.tokens)) or '(?!)'})")
+        self.layouts = ChatLayouts(self.jinja, self.pattern)
         # SentencePiece puts a space before each text that it encodes, so the answer's own encoding already starts
         # with the space that a template writes between its last marker and the answer.
         self.prepends_space = encode(tokenizer, " a") == encode(tokenizer, "a")

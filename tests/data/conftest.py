@@ -13,7 +13,7 @@ EMBEDDED = Path(__file__).parents[2] / "ftframe" / "embedded" / "tiny"
 Write = Callable[[str, object], str]
 MARKERS = [
     "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
-    "<end_of_turn>", "<think>", "</think>",
+    "<end_of_turn>", "<|end|>", "<think>", "</think>",
 ]  # fmt: skip
 
 

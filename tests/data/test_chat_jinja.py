@@ -80,7 +80,8 @@ def test_thoughts_in_an_answer_that_the_template_takes_apart_are_refused(
 def test_contents_are_compared_only_where_the_template_looks_into_them(
     chat_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    template = template_of(chat_tokenizer, EACH.format("[m.content] | join(', ')"))
+    jinja = "{% set comma = ', ' %}{% set head = 'a, b' + comma %}" + EACH.format("[m.content] | join(comma)")
+    template = template_of(chat_tokenizer, jinja)
     template.render(chat("Hi", "Yes"))
     monkeypatch.setattr(ChatJinja, "render", None)
     template.render(chat("Hi, you", "Yes, me"))
@@ -99,6 +100,10 @@ UNUSABLE = [
     ("no-date", {"date": "tomorrow"}, "{{ strftime_now('%Y') }}",
      r"data\.template\.date=tomorrow is no date.*YYYY-MM-DD"),
     ("unknown-format", {}, "{% set f = '%Y' %}{{ strftime_now(f) }}", "today's date in a format that is known only"),
+    ("generation-in-a-macro", {}, "{% macro a(m) %}{% generation %}{{ m.content }}{% endgeneration %}{% endmacro %}",
+     "{% generation %} in a macro or another block"),
+    ("generation-in-a-set-block", {}, "{% set a %}{% generation %}a{% endgeneration %}{% endset %}", "cannot be told"),
+    ("nested-generation", {}, "{% generation %}{% generation %}a{% endgeneration %}{% endgeneration %}", "be told"),
     ("no-jinja", {}, "{% for m in messages %}{{ m.content }}", "cannot be used: Unexpected end of template"),
     ("no-default", {}, {"rag": "a", "tool": "b"}, "cannot be used: .*no default specified"),
 ]  # fmt: skip

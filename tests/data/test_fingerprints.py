@@ -95,17 +95,6 @@ def test_name_arguments_class_and_jinja_change_the_hash(llama2_folder: Path) -> 
     assert len({fingerprint_template(Alpaca(), name="x", arguments=given) for given in either_order}) == 1
 
 
-def test_the_code_that_tokenises_is_part_of_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = of(Alpaca)
-    read = fingerprints.module_source
-    monkeypatch.setattr(
-        fingerprints,
-        "module_source",
-        lambda name: (read(name) or b"") + (b"#" if name == "ftframe.data.supervision" else b""),
-    )
-    assert of(Alpaca) != before
-
-
 def test_a_helper_module_of_the_frame_is_part_of_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     read = fingerprints.module_source

@@ -24,13 +24,21 @@ from ftframe.data.supervision import (
 from ftframe.errors import ConfigError, DataError
 
 TEXTS = {path.stem: path.read_text("utf-8") for path in (Path(__file__).parent / "chat_templates").glob("*.jinja")}
-MARKERS = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<end_of_turn>"]
+MARKERS = [
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<end_of_turn>",
+    "<|end|>",
+]
 BUILT_IN: dict[str, type[PromptTemplate]] = {
     "llama2": Llama2, "llama3": Llama3, "mistral": Mistral, "alpaca": Alpaca, "chatml": ChatML, "plain": Plain,
 }  # fmt: skip
 TEMPLATES = [
     *BUILT_IN, "chatml-markers", "llama3-markers", "jinja-llama2", "jinja-chatml", "jinja-chatml_generation",
-    "jinja-llama3", "jinja-gemma", "jinja-deepseek", "jinja-zephyr", "jinja-mistral",
+    "jinja-llama3", "jinja-gemma", "jinja-deepseek", "jinja-zephyr", "jinja-mistral", "jinja-phi",
 ]  # fmt: skip
 NO_SYSTEM = ("jinja-gemma", "jinja-mistral")
 

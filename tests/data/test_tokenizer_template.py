@@ -98,15 +98,15 @@ def test_tokens_that_strip_space_take_it_along(chat_tokenizer: Any) -> None:
     from transformers import AddedToken
 
     chat_tokenizer = copy.deepcopy(chat_tokenizer)
-    chat_tokenizer.add_tokens([AddedToken("<|end|>", rstrip=True, lstrip=True, special=True)], special_tokens=True)
-    chat_tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }} \n<|end|> \n{% endfor %}"
+    chat_tokenizer.add_tokens([AddedToken("<|stop|>", rstrip=True, lstrip=True, special=True)], special_tokens=True)
+    chat_tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }} \n<|stop|> \n{% endfor %}"
     messages = [Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")]
     template = TokenizerTemplate(chat_tokenizer)
     header = "assistant:" if template.prepends_space else "assistant: "
     assert template.render(messages) == [
-        Segment("user: "), Segment("Hi"), special("<|end|>"), Segment(header),
-        Segment("Hello", supervised=True), special("<|end|>", supervised=True),
-        Segment("user: "), Segment("Bye"), special("<|end|>"),
+        Segment("user: "), Segment("Hi"), special("<|stop|>"), Segment(header),
+        Segment("Hello", supervised=True), special("<|stop|>", supervised=True),
+        Segment("user: "), Segment("Bye"), special("<|stop|>"),
     ]  # fmt: skip
 
 
@@ -132,6 +132,7 @@ WRITTEN = [
      "{Yes}{<|eot_id|>}<|start_header_id|>user<|end_header_id|>\n\nBye<|eot_id|><|start_header_id|>assistant"
      "<|end_header_id|>\n\n{No}{<|eot_id|>}"),
     ("mistral", "<s> [INST]  Hi  [/INST]·{Yes}{</s>} [INST] Bye [/INST]·{No}{</s>}"),
+    ("phi", "<|user|> Hi <|end|><|assistant|>{Yes}{<|end|>}<|user|>Bye<|end|><|assistant|>{No}{<|end|>}</s>"),
     ("gemma", "<s><start_of_turn>user\n Hi <end_of_turn>\n<start_of_turn>model\n{Yes}{<end_of_turn>}\n"
      "<start_of_turn>user\nBye<end_of_turn>\n<start_of_turn>model\n{No}{<end_of_turn>}\n"),
     ("deepseek", "<s>User:  Hi \n\nAssistant:·{Yes}{</s>}User: Bye\n\nAssistant:·{No}{</s>}"),

@@ -60,6 +60,7 @@ def test_run_folder_is_complete(default_run):
         *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/ftframe.json"),
         *("adapter/README.md", "adapter/tokenizer.json", "adapter/tokenizer_config.json"),
     }
+    assert len(json.loads((run / "adapter" / "ftframe.json").read_text())["template_sha256"]) == 64
     manifest = json.loads((run / "manifest.json").read_text())
     weights = "adapter/adapter_model.safetensors"
     assert manifest["sha256"][weights] == sha256(run / weights)

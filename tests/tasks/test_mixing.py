@@ -79,16 +79,30 @@ def test_evaluate_repeats_the_figures_of_each_task(mixed, ftframe, tmp_path):
 REFUSED = {
     "nothing": (("data=mix",), "neither is given"),
     "both": (("+data.tasks.a.dataset.name=people",), "both are given"),
-    "typo": (("data=mix", "+data.tasks.a.datset.name=people"), "Unknown key 'data.tasks.a.datset'. Did you mean 'dataset'?"),
-    "argument": (("data=mix", "+data.tasks.a.dataset.name=people", "+data.tasks.a.dataset.sise=3"), "data.tasks.a.dataset.sise"),
+    "typo": (
+        ("data=mix", "+data.tasks.a.datset.name=people"),
+        "Unknown key 'data.tasks.a.datset'. Did you mean 'dataset'?",
+    ),
+    "argument": (
+        ("data=mix", "+data.tasks.a.dataset.name=people", "+data.tasks.a.dataset.sise=3"),
+        "data.tasks.a.dataset.sise",
+    ),
     "type": (("data=mix", "+data.tasks.a.weight=much"), "data.tasks.a.weight: Value 'much'"),
-    "negative": (("data=mix", "+data.tasks.a.dataset.name=people", "+data.tasks.a.weight=-1"), "data.tasks.a.weight=-1.0"),
+    "negative": (
+        ("data=mix", "+data.tasks.a.dataset.name=people", "+data.tasks.a.weight=-1"),
+        "data.tasks.a.weight=-1.0",
+    ),
     "unread-weight": (
-        ("data=mix", "+data.tasks.a.dataset.name=people", "+data.tasks.a.weight=2", "+data.tasks.b.dataset.name=people"),
+        (
+            "data=mix",
+            "+data.tasks.a.dataset.name=people",
+            "+data.tasks.a.weight=2",
+            "+data.tasks.b.dataset.name=people",
+        ),
         "data.mixing.strategy=all_once reads no weights",
     ),
     "only-measured": (("data=mix", "+data.tasks.a.dataset.name=people", "+data.tasks.a.weight=0"), "has weight 0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
