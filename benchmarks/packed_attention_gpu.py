@@ -172,6 +172,7 @@ def speed(kind: str, how: str, examples: list[Tensor], options: argparse.Namespa
     attention = "sdpa" if padded else attention
     model = build(kind, attention, "bf16", layers=options.layers, device=device)
     if compiled:
+        torch.compiler.reset()
         for layer in model.model.layers:
             layer.compile(fullgraph=True)
     batch = pad(examples) if padded else pack(examples)

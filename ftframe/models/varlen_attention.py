@@ -143,9 +143,8 @@ def varlen_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    _check_call(module, {"dropout": dropout or None, "sliding_window": sliding_window, **kwargs})
-    if value.shape[-1] != query.shape[-1]:
-        raise ConfigError(f"{type(module).__name__} has values and keys of different widths. {_INSTEAD}")
+    if not torch.compiler.is_compiling():  # what it reads of a layer would make the compiler do each layer anew
+        _check_call(module, query, value, {"dropout": dropout or None, "sliding_window": sliding_window, **kwargs})
     rows, _, length, _ = query.shape
     query, key, value = (_tokens_first(states) for states in _in_one_type(query, key, value))
     starts, longest = kwargs["cu_seq_lens_q"], int(kwargs["max_length_q"])
@@ -155,11 +154,13 @@ def varlen_attention(
     return attended.unflatten(0, (rows, length)), None
 
 
-def _check_call(module: nn.Module, options: Mapping[str, Any]) -> None:
+def _check_call(module: nn.Module, query: Tensor, value: Tensor, options: Mapping[str, Any]) -> None:
     asked = [words for name, words in _UNSUPPORTED.items() if options.get(name) is not None]
     causal = options.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
         asked.append("attention in both directions")
+    if value.shape[-1] != query.shape[-1]:
+        asked.append("values of another width than the keys")
     pattern = _pattern(module)
     if pattern not in ("full_attention", "sliding_attention"):
         asked.append(f"'{pattern}', which is written in the mask alone")

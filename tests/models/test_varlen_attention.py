@@ -133,6 +133,24 @@ def test_a_layer_is_traced_whole(monkeypatch):
     assert "varlen_attn" in graphs[0].code
 
 
+@pytest.mark.parametrize(("model_type", "changes"), [("llama", {}), ("qwen2", {})], ids=["llama", "qwen2"])
+def test_layers_share_one_compiled_graph(model_type, changes, monkeypatch):
+    """A layer's number must not be read while compiling: deep models would run into the compiler's limit."""
+    torch.compiler.reset()
+    graphs = []
+    monkeypatch.setattr(varlen_attention, "_reference", lambda query, *rest: query)
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = build(model_type, VARLEN, num_hidden_layers=4, **changes)
+    for layer in model.model.layers:
+        layer.compile(fullgraph=True, backend=backend)
+    forward(model, **make_pack(make_examples(), varlen=True).inputs(VARLEN))
+    assert len(graphs) == 1
+
+
 def test_inputs_of_other_attentions():
     pack = make_pack(make_examples(), varlen=True)
     assert set(model_inputs(pack.batch, "sdpa")) == {"input_ids", "position_ids"}
@@ -148,7 +166,7 @@ def test_inputs_of_other_attentions():
         ("gpt_oss", {"head_dim": 16}, "attention sinks"),
         ("llama", {"attention_dropout": 0.1}, "attention dropout"),
         ("llama4_text", {"attention_chunk_size": 8}, "chunked_attention"),
-        ("deepseek_v3", {"num_key_value_heads": 4, "first_k_dense_replace": 2}, "different widths"),
+        ("deepseek_v3", {"num_key_value_heads": 4, "first_k_dense_replace": 2}, "values of another width"),
     ],
 )
 def test_a_packed_call_that_the_kernel_cannot_serve(model_type, changes, why):
