@@ -20,8 +20,6 @@ from typing import Any
 from ftframe.api import PromptTemplate
 from ftframe.data.tokenizer_template import TokenizerTemplate
 
-"""The module that turns segments into tokens."""
-
 FRAME = "ftframe"
 
 

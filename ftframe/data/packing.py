@@ -117,7 +117,7 @@ def _assign(lengths: list[int], counts: list[int], capacity: int) -> Rows:
                 group = range(packs, packs - (-count // (capacity // length)))
                 packs = group.stop
             each = min(space // length, count)
-            taken, rest = _split(group, count // each)
+            taken, rest = group[: count // each], group[count // each :]
             takers.append((taken, each))
             count -= len(taken) * each
             for stretch, left in ((rest, space), (taken, space - each * length)):
@@ -129,11 +129,6 @@ def _assign(lengths: list[int], counts: list[int], capacity: int) -> Rows:
     numbers = np.fromiter(chain.from_iterable(taken for taken, _ in takers), dtype=np.int64)
     each_takes = np.repeat([each for _, each in takers], [len(taken) for taken, _ in takers])
     return np.repeat(numbers, each_takes)
-
-
-def _split(group: range, size: int) -> tuple[range, range]:
-    """The first packs of a group, and the others."""
-    return group[:size], group[size:]
 
 
 def _oldest_first(waiting: list[tuple[int, Payload]], capacity: int) -> list[list[int]]:

@@ -26,7 +26,7 @@ VARLEN = "varlen"
 PACK_KEYS = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
 """Keys of a batch that say where its examples begin; transformers hands them on to the attention."""
 
-_KERNEL_PARAMETERS = inspect.signature(varlen_attn).parameters
+_HAS_WINDOW, _HAS_GROUPS = (name in inspect.signature(varlen_attn).parameters for name in ("window_size", "enable_gqa"))
 _HALF = (torch.bfloat16, torch.float16)
 _GIVEN = f"model.attn_implementation={VARLEN}"
 _INSTEAD = "Use model.attn_implementation=sdpa (or eager, for models without sdpa), which packs with a mask."
@@ -75,7 +75,7 @@ def check_varlen(config: Any, device: torch.device, dtype: torch.dtype) -> None:
 
 
 def _check_device(device: torch.device, dtype: torch.dtype) -> None:
-    if "window_size" not in _KERNEL_PARAMETERS:
+    if not _HAS_WINDOW:
         raise ConfigError(f"{_GIVEN} needs torch 2.11 or later; this is {torch.__version__}. {_INSTEAD}")
     if device.type != "cuda":
         raise ConfigError(f"{_GIVEN} needs a CUDA device; the model is on '{device.type}'. {_INSTEAD}")
@@ -143,9 +143,8 @@ def varlen_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    _check_call(module, {"dropout": dropout or None, "sliding_window": sliding_window, **kwargs})
-    if value.shape[-1] != query.shape[-1]:
-        raise ConfigError(f"{type(module).__name__} has values and keys of different widths. {_INSTEAD}")
+    if not torch.compiler.is_compiling():  # what it reads of a layer would make the compiler do each layer anew
+        _check_call(module, query, value, {"dropout": dropout or None, "sliding_window": sliding_window, **kwargs})
     rows, _, length, _ = query.shape
     query, key, value = (_tokens_first(states) for states in _in_one_type(query, key, value))
     starts, longest = kwargs["cu_seq_lens_q"], int(kwargs["max_length_q"])
@@ -155,11 +154,13 @@ def varlen_attention(
     return attended.unflatten(0, (rows, length)), None
 
 
-def _check_call(module: nn.Module, options: Mapping[str, Any]) -> None:
+def _check_call(module: nn.Module, query: Tensor, value: Tensor, options: Mapping[str, Any]) -> None:
     asked = [words for name, words in _UNSUPPORTED.items() if options.get(name) is not None]
     causal = options.get("is_causal")
     if not (getattr(module, "is_causal", True) if causal is None else causal):
         asked.append("attention in both directions")
+    if value.shape[-1] != query.shape[-1]:
+        asked.append("values of another width than the keys")
     pattern = _pattern(module)
     if pattern not in ("full_attention", "sliding_attention"):
         asked.append(f"'{pattern}', which is written in the mask alone")
@@ -186,8 +187,8 @@ def _in_one_type(*states: Tensor) -> tuple[Tensor, ...]:
 
 
 def _tokens_first(states: Tensor) -> Tensor:
-    """[rows, heads, length, head_dim] as [rows x length, heads, head_dim]."""
-    return states.transpose(1, 2).flatten(0, 1)
+    """[rows, heads, length, head_dim] as [rows x length, heads, head_dim], as the output projection wants it later."""
+    return states.transpose(1, 2).flatten(0, 1).contiguous()
 
 
 def _kernel(
@@ -198,7 +199,7 @@ def _kernel(
         _check_device(query.device, query.dtype)
     options: dict[str, Any] = {}
     groups = query.shape[1] // key.shape[1]
-    if groups > 1 and "enable_gqa" in _KERNEL_PARAMETERS:
+    if groups > 1 and _HAS_GROUPS:
         options["enable_gqa"] = True
     elif groups > 1:  # torch 2.11 asks for as many key heads as query heads
         key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)

@@ -83,6 +83,12 @@ def test_epochs_differ_in_composition():
     assert len(together[0] & together[1]) < len(epochs[0]) / 10
 
 
+def test_rows_of_one_length_go_in_the_given_order():
+    order = np.random.default_rng(0).permutation(1000)
+    packs = pack_best_fit([6, 4] * 500, 10, order=order)  # even rows are the long ones
+    assert packs == np.stack([order[order % 2 == 0], order[order % 2 == 1]], axis=1).tolist()
+
+
 @pytest.mark.parametrize(
     ("lengths", "packs"),
     [
@@ -156,6 +162,15 @@ def test_window_bounds_what_waits_and_how_long(lengths, window):
         assert read - given_out <= window
         assert read - min(pack) <= 2 * window
         given_out += len(pack)
+
+
+def test_window_keeps_the_emptiest_pack_for_better_company():
+    assert list(pack_window([(6, "a"), (6, "b"), (4, "c"), (4, "d")], 10, window=3)) == [["a", "c"], ["b", "d"]]
+
+
+def test_window_lets_a_row_without_company_go():
+    rows = [(3, "lonely"), *((10, "full") for _ in range(8))]
+    assert [pack[0] for pack in pack_window(rows, 10, window=3)].index("lonely") == 2
 
 
 def test_window_reads_an_endless_stream():

@@ -1,5 +1,3 @@
-import inspect
-
 import pytest
 import torch
 from transformers import AttentionMaskInterface, AutoConfig
@@ -114,13 +112,43 @@ def as_documented(with_gqa):
 def test_the_kernel_is_asked_for_what_the_reference_computes(with_gqa, window, scaling, monkeypatch):
     kernel = as_documented(with_gqa)
     monkeypatch.setattr(varlen_attention, "varlen_attn", kernel)
-    monkeypatch.setattr(varlen_attention, "_KERNEL_PARAMETERS", inspect.signature(kernel).parameters)
+    monkeypatch.setattr(varlen_attention, "_HAS_GROUPS", with_gqa)
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(20, heads, 8, generator=generator).bfloat16() for heads in (4, 2, 2))
     starts = torch.tensor([0, 7, 8, 20], dtype=torch.int32)
     arguments = (query, key, value, starts, 12, scaling, window)
     found, expected = varlen_attention._kernel(*arguments), varlen_attention._reference(*arguments)
     assert torch.allclose(found.float(), expected.float(), atol=2e-2)
+
+
+def test_a_layer_is_traced_whole(monkeypatch):
+    """Compiled layer by layer, the kernel stands in the graph, and nothing breaks it; only a GPU can run it."""
+    graphs = []
+    monkeypatch.setattr(varlen_attention, "_reference", varlen_attention._kernel)
+    model, pack = build("llama", VARLEN).to(torch.bfloat16), make_pack(make_examples(), varlen=True)
+    layer = model.model.layers[0]
+    layer.compile(fullgraph=True, backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
+    with pytest.raises(NotImplementedError, match="_flash_attention_forward"):
+        model(**pack.inputs(VARLEN))
+    assert "varlen_attn" in graphs[0].code
+
+
+@pytest.mark.parametrize(("model_type", "changes"), [("llama", {}), ("qwen2", {})], ids=["llama", "qwen2"])
+def test_layers_share_one_compiled_graph(model_type, changes, monkeypatch):
+    """A layer's number must not be read while compiling: deep models would run into the compiler's limit."""
+    torch.compiler.reset()
+    graphs = []
+    monkeypatch.setattr(varlen_attention, "_reference", lambda query, *rest: query)
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    model = build(model_type, VARLEN, num_hidden_layers=4, **changes)
+    for layer in model.model.layers:
+        layer.compile(fullgraph=True, backend=backend)
+    forward(model, **make_pack(make_examples(), varlen=True).inputs(VARLEN))
+    assert len(graphs) == 1
 
 
 def test_inputs_of_other_attentions():
@@ -138,7 +166,7 @@ def test_inputs_of_other_attentions():
         ("gpt_oss", {"head_dim": 16}, "attention sinks"),
         ("llama", {"attention_dropout": 0.1}, "attention dropout"),
         ("llama4_text", {"attention_chunk_size": 8}, "chunked_attention"),
-        ("deepseek_v3", {"num_key_value_heads": 4, "first_k_dense_replace": 2}, "different widths"),
+        ("deepseek_v3", {"num_key_value_heads": 4, "first_k_dense_replace": 2}, "values of another width"),
     ],
 )
 def test_a_packed_call_that_the_kernel_cannot_serve(model_type, changes, why):
@@ -196,7 +224,7 @@ def test_an_older_gpu_or_torch_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     with pytest.raises(ConfigError, match=r"compute capability 8\.0"):
         check_varlen(config_of("llama"), CUDA, torch.float16)
-    monkeypatch.setattr(varlen_attention, "_KERNEL_PARAMETERS", {"is_causal": None})
+    monkeypatch.setattr(varlen_attention, "_HAS_WINDOW", False)
     with pytest.raises(ConfigError, match=r"torch 2\.11 or later"):
         check_varlen(config_of("llama"), CUDA, torch.float16)
 
