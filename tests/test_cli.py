@@ -127,6 +127,19 @@ BAD_LATER = {
         "data.dataset.columns",
         "Did you mean 'question'?",
     ),
+    "fit data=jsonl data.dataset.path=bad.jsonl": (
+        "error: bad.jsonl, row 3: column 'completion' is null; a string is needed",
+    ),
+    "fit data=csv data.dataset.path=bad.csv": (
+        "error: bad.csv, row 2: column 'completion' is empty; text that is learnt is needed",
+    ),
+    "fit data=table data.dataset.path=missin.jsonl data.dataset.format=aplaca": (
+        "error: data.dataset.format=aplaca: there is no such format. Did you mean 'alpaca'?",
+    ),
+    "fit data=jsonl data.dataset.path=missin.jsonl data.dataset.streaming=true": (
+        "error: data.dataset.streaming=true: ",
+        "data.dataset.validation_rows=N",
+    ),
     "fit data.dataset.siez=3": ("error: Unknown key 'data.dataset.siez'. Did you mean 'size'?",),
     "fit +data.dataset.siez=3": ("error: Unknown key 'data.dataset.siez'. Did you mean 'size'?",),
     "fit data.template.name=lama2": ("error: Unknown prompt_template 'lama2'. Did you mean 'llama2'?", "Installed: "),
@@ -138,9 +151,13 @@ BAD_LATER = {
 def test_bad_input_that_the_libraries_judge(line: str, messages: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "missin.jsonl").write_text(ROW * 4)
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "bad.jsonl").write_text(
+        '{"prompt": "u", "completion": "a"}\n' * 2 + '{"prompt": "u", "completion": null}\n'
+    )
+    (tmp_path / "bad.csv").write_text("prompt,completion\nu,None\nu,\n")
     done = run(*line.split(), cwd=tmp_path)
     assert_one_error(done, messages, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.jsonl", "missin.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.csv", "bad.jsonl", "empty.jsonl", "missin.jsonl"]
 
 
 QUOTED = {

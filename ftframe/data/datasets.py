@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -217,27 +216,3 @@ def check_rest(rest: Sequence[object], count: int, *, node: str) -> None:
     """
     if not rest:
         raise DataError(f"{node}.validation_rows={count} leaves no row to train on. Choose a smaller number.")
-
-
-def split_validation(rows: Sequence[Item], *, fraction: float, seed: int) -> dict[str, list[Item]]:
-    """A seeded `train` and `validation` split that keeps the order of rows; for datasets that have only one part.
-
-    Args:
-        rows: All rows.
-        fraction: The share of rows for validation.
-        seed: Chooses the rows.
-
-    Raises:
-        ConfigError: If either side would be empty.
-    """
-    count = round(len(rows) * fraction)
-    if not 0 < count < len(rows):
-        raise ConfigError(
-            f"A validation fraction of {fraction} takes {count} of {len(rows)} rows; at least one row must stay on "
-            "either side. Change the fraction, or set data.dataset.validation_path."
-        )
-    chosen = set(random.Random(seed).sample(range(len(rows)), count))
-    return {
-        "train": [row for index, row in enumerate(rows) if index not in chosen],
-        "validation": [row for index, row in enumerate(rows) if index in chosen],
-    }

@@ -83,7 +83,7 @@ def is_object(row: RawRow | BadRow) -> bool:
 
 
 def parse_whole(file: File) -> Any:
-    """The value that a whole file holds; None if it holds nothing.
+    """The value that a whole file holds; an empty list if it holds nothing.
 
     Raises:
         DataError: If it is not valid JSON.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ftframe import registry
 from ftframe.api import BadRow, Message, Row
 from ftframe.data import documents
-from ftframe.data.datasets import HEAD, read_inputs, split_validation, table
+from ftframe.data.datasets import HEAD, read_inputs, table
 from ftframe.errors import ConfigError, DataError, FtframeError
 
 Write = Callable[[str, object], str]
@@ -407,23 +407,6 @@ def test_inputs_need_not_be_learnable(write: Write) -> None:
         read_inputs("on.jsonl", key="input", columns={})
     with pytest.raises(ConfigError, match=r"^columns\.prompt=x: the dataset has no such column"):
         read_inputs(path, key="input", columns={"prompt": "x"})
-
-
-def test_split_validation_is_seeded_and_keeps_order_and_rows() -> None:
-    rows = [str(number) for number in range(50)]
-    splits = split_validation(rows, fraction=0.1, seed=3)
-    train, validation = splits["train"], splits["validation"]
-    assert (len(train), len(validation)) == (45, 5)
-    assert sorted(train + validation, key=int) == rows
-    assert train == sorted(train, key=int)
-    assert splits == split_validation(rows, fraction=0.1, seed=3)
-    assert splits != split_validation(rows, fraction=0.1, seed=4)
-
-
-@pytest.mark.parametrize("fraction", [0.0, 1.0, 0.01, 0.99, -1.0, 2.0])
-def test_split_validation_refuses_an_empty_side(fraction: float) -> None:
-    with pytest.raises(ConfigError, match=rf"fraction of {fraction} takes .* of 10 rows"):
-        split_validation([[ASSISTANT]] * 10, fraction=fraction, seed=0)
 
 
 def test_real_rows(shared_data: Path) -> None:

@@ -3,6 +3,11 @@
 import json
 
 import pytest
+from omegaconf import OmegaConf
+
+from ftframe.errors import ConfigError, DataError
+from ftframe.schema import PredictConfig
+from ftframe.tasks.predict import read_conversations
 
 
 def predictions(cwd):
@@ -58,3 +63,25 @@ def test_bad_input_is_refused(arguments, message, default_run, tmp_path, ftframe
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def asked(path, **columns):
+    cfg = OmegaConf.merge(OmegaConf.structured(PredictConfig), {"input": str(path), "columns": columns})
+    return [[(turn.role, turn.content) for turn in turns] for turns in read_conversations(cfg)]
+
+
+def test_input_is_any_file_of_conversations_without_the_last_answer(tmp_path):
+    (tmp_path / "a.csv").write_text("q,a\nu,None\nv,\n")
+    assert asked(tmp_path / "a.csv", prompt="q", completion="a") == [[("user", "u")], [("user", "v")]]
+    (tmp_path / "a.jsonl").write_text(
+        '{"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": ""}]}'
+    )
+    assert asked(tmp_path / "a.jsonl") == [[("system", "s"), ("user", "")]]
+
+
+def test_a_bad_row_of_input_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"prompt": "u", "completion": ""}\n{"prompt": null}')
+    with pytest.raises(DataError, match=r"a\.jsonl, row 2: column 'prompt' is null; a string is needed"):
+        asked(tmp_path / "a.jsonl")
+    with pytest.raises(ConfigError, match=r"^input=.*b\.jsonl: there is no such file"):
+        asked(tmp_path / "b.jsonl")
