@@ -52,7 +52,10 @@ def prompt_ids(messages: Conversation, *, template: PromptTemplate, tokenizer: A
         ConfigError: As `tokenize_conversation`.
     """
     history = list(messages[:-1] if messages and messages[-1].role == "assistant" else messages)
-    before, _ = around_answer([replace(turn, masked=True) for turn in history], template=template)
+    try:
+        before, _ = around_answer(history, template=template)
+    except DataError:  # a template that writes earlier answers otherwise can be trained on the last one only
+        before, _ = around_answer([replace(turn, masked=True) for turn in history], template=template)
     return segment_ids(before, tokenizer=tokenizer)
 
 

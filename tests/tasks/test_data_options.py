@@ -58,4 +58,4 @@ def test_plain_text_file_trains(ftframe, quick, tmp_path):
 
 
 def test_every_option_is_in_the_table():
-    assert set(groups()["data"]) == {"people", *ROWS}
+    assert set(groups()["data"]) == {"people", "mix", *ROWS}
