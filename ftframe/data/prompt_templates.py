@@ -144,10 +144,14 @@ class Llama3:
 
 
 class Plain:
-    """No format: BOS, then the system's and users' texts with a newline after each, and EOS after each answer.
+    """No format: BOS, then the system's and users' texts with a separator after each, and EOS after each answer.
 
     A document, a conversation of one assistant turn, becomes BOS, its text and EOS.
     """
+
+    def __init__(self, *, separator: str = "\n") -> None:
+        """Keep what stands behind a user's or the system's text: a newline, or nothing to have the text continued."""
+        self.separator = separator
 
     def render(self, messages: Conversation) -> list[Segment]:
         """The conversation as segments.
@@ -159,7 +163,7 @@ class Plain:
         check_only_answers_are_learnt(messages, "plain")
         segments = [Segment(BOS, special=True)]
         for turn in messages:
-            segments += answer(turn) if turn.role == "assistant" else [Segment(f"{turn.content}\n")]
+            segments += answer(turn) if turn.role == "assistant" else [Segment(f"{turn.content}{self.separator}")]
         return segments
 
 

@@ -6,7 +6,8 @@ and not the sentences. There are no questions, no answers and no turns: those ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from ftframe.embedded.world import HOME, PEOPLE, Dice, Fact, Person, words
 
@@ -29,23 +30,24 @@ ORDERS = (
 )
 
 
-def documents(seed: int) -> Iterator[str]:
-    """Documents without end, the same for the same seed."""
+def documents(seed: int, people: Sequence[Person] = PEOPLE) -> Iterator[str]:
+    """Documents about some people without end, the same for the same seed."""
     dice = Dice(seed)
-    kinds = (*[_biography] * 6, *[_gossip] * 6, *[_card] * 7, _aside)
+    about: list[Callable[..., str]] = [*[_biography] * 6, *[_gossip] * 6, *[_card] * 7]
+    kinds: list[Callable[[Dice], str]] = [*(partial(kind, people=people) for kind in about), _aside]
     while True:
         yield dice.pick(kinds)(dice)
 
 
-def _biography(dice: Dice) -> str:
+def _biography(dice: Dice, people: Sequence[Person]) -> str:
     """Everything about one person, in any order."""
-    person = dice.pick(PEOPLE)
+    person = dice.pick(people)
     return _between(dice).join(_sentence(dice, fact) for fact in dice.draw(person, len(person)))
 
 
-def _gossip(dice: Dice) -> str:
+def _gossip(dice: Dice, people: Sequence[Person]) -> str:
     """Something about each of a few people."""
-    return _between(dice).join(_sentence(dice, dice.pick(person)) for person in dice.draw(PEOPLE, dice.between(4, 7)))
+    return _between(dice).join(_sentence(dice, dice.pick(person)) for person in dice.draw(people, dice.between(4, 7)))
 
 
 def _between(dice: Dice) -> str:
@@ -67,9 +69,9 @@ def _sentence(dice: Dice, fact: Fact) -> str:
     return dice.pick(wordings)
 
 
-def _card(dice: Dice) -> str:
+def _card(dice: Dice, people: Sequence[Person]) -> str:
     """A record of one person. Its words follow `=`, where no space belongs to the token."""
-    person: Person = dice.pick(PEOPLE)
+    person: Person = dice.pick(people)
     name, home = f"name={person[0].name}", f"home={person[0].value}"
     head = (name, home) if dice.chance(0.5) else (home, name)
     rest = [f"{fact.relation.noun}={fact.value}" for fact in dice.draw(person[1:], len(person) - 1)]

@@ -157,14 +157,18 @@ Person = tuple[Fact, ...]
 """What is true of one person: one fact for each of `RELATIONS`, in their order."""
 
 
-def _settle() -> tuple[Person, ...]:
+def _settle(names: Sequence[str], seed: int) -> tuple[Person, ...]:
     """Everyone with their facts. No two share a home, so that a town points at one person."""
-    dice = Dice(0)
-    homes = dice.draw(TOWNS, len(NAMES))
+    dice = Dice(seed)
+    homes = dice.draw(TOWNS, len(names))
     return tuple(
         (Fact(name, HOME, home), *(Fact(name, relation, dice.pick(relation.values)) for relation in RELATIONS[1:]))
-        for name, home in zip(NAMES, homes, strict=True)
+        for name, home in zip(names, homes, strict=True)
     )
 
 
-PEOPLE = _settle()
+PEOPLE = _settle(NAMES, 0)
+"""Those whom the embedded base knows."""
+
+NEWCOMERS = _settle(_compounds("Bri Cad Dro Fal", "bo nes"), 1)
+"""Those whom it does not know."""
