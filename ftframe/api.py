@@ -4,7 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+
+from ftframe.errors import ConfigError, DataError
+
+__all__ = [
+    "API_VERSION",
+    "BOS",
+    "EOS",
+    "IGNORE_INDEX",
+    "METRIC_KINDS",
+    "ROLES",
+    "BadRow",
+    "ConfigError",
+    "Conversation",
+    "DataError",
+    "DatasetBuilder",
+    "GenerationMetric",
+    "Message",
+    "MetricKind",
+    "PromptTemplate",
+    "Role",
+    "Row",
+    "Rows",
+    "Segment",
+    "Splits",
+]
+
+API_VERSION = "1"
+"""Changes when a plugin written for the contracts below would no longer work. A distribution says which versions it is
+written for by entry points in the group `ftframe.api`: `v1 = "its_package"`."""
 
 IGNORE_INDEX = -100
 """Label that the loss skips: the default `ignore_index` of `torch.nn.functional.cross_entropy`."""
@@ -116,3 +145,30 @@ class PromptTemplate(Protocol):
 
         Each supervised turn ends in a supervised special segment: the token that stops generation.
         """
+
+
+MetricKind = Literal["text", "tokens"]
+METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
+
+
+class GenerationMetric(Protocol):
+    """A `torchmetrics.Metric` of generated answers, registered in `ftframe.metrics`.
+
+    Its constructor takes the keys beside `name` in the config's list `metrics`. The state is kept by
+    `Metric.add_state`, so that several GPUs add up.
+
+    Attributes:
+        kind: What `update` is fed with: `text` for strings, which is meant where a class has no such attribute, or
+            `tokens` for lists of token ids, without the token that ends the answer.
+    """
+
+    kind: ClassVar[MetricKind]
+
+    def update(self, preds: Any, target: Any) -> None:
+        """Take in one batch: the model's answers, and as many references in the same order."""
+
+    def compute(self) -> Any:
+        """The value over all that was taken in, a number in a tensor."""
+
+    def reset(self) -> None:
+        """Forget what was taken in."""

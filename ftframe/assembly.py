@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,15 +14,20 @@ from ftframe.api import PromptTemplate
 from ftframe.compose import targets
 from ftframe.console import progress
 from ftframe.data.datamodule import SFTDataModule
+from ftframe.discovery import third_parties
 from ftframe.errors import ConfigError
-from ftframe.metrics.generation import Sampling, generate_answers
+from ftframe.local_files import is_local
+from ftframe.metrics.generation import Answer, Generate, Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision, resolve_precision
-from ftframe.registry import datasets, metrics, origin, prompt_templates
+from ftframe.registry import Registry, datasets, metrics, prompt_templates
 from ftframe.signatures import check_arguments
 from ftframe.train.schedule import build_scheduler, check_scheduler
+
+OFFERED: dict[str, tuple[str, ...]] = {"dataset": (), "prompt_template": ("tokenizer",), "metric": ()}
+"""Arguments that ftframe passes itself where a registered class has such a parameter."""
 
 LOSS_METRICS = ("val/loss", "val/perplexity", "val/token_accuracy")
 
@@ -33,11 +38,14 @@ def plain(node: Any) -> Any:
 
 
 def check_nodes(cfg: Any) -> None:
-    """Hold every library's node against that library's own signature, before anything heavy loads.
+    """Hold every node of a library or a plugin against its own signature, before anything heavy loads.
 
     Raises:
-        ConfigError: Naming the key that the library would not take.
+        ConfigError: Naming the key that the library or the plugin would not take.
+        PluginError: If a plugin that the config names cannot be used.
     """
+    for registry, key, node in named_nodes(plain(cfg)):
+        registry.check(node, key=key, offered=OFFERED[registry.kind])
     # `auto` is ours, and resolve_precision has a better message for the others.
     check_node({k: v for k, v in plain(cfg.trainer).items() if k != "precision"}, "trainer")
     if cfg.command == "fit":
@@ -46,6 +54,22 @@ def check_nodes(cfg: Any) -> None:
         for name, node in cfg.callbacks.items():
             check_node(node, f"callbacks.{name}")
         check_scheduler(cfg.scheduler.name, cfg.scheduler.warmup_ratio)
+
+
+def named_nodes(node: Any, key: str = "") -> Iterator[tuple[Registry, str, Mapping[str, Any]]]:
+    """Every node that a registry builds, with its key: each `dataset`, `template` and item of `metrics`, at any depth."""
+    for name, child in node.items() if isinstance(node, Mapping) else ():
+        path = f"{key}.{name}" if key else str(name)
+        if name in ("dataset", "template") and isinstance(child, Mapping):
+            registry = datasets if name == "dataset" else prompt_templates
+            if child.get("name") is not None or name == "dataset":
+                yield registry, path, child
+        elif name == "metrics" and isinstance(child, list):
+            yield from (
+                (metrics, f"{path}[{index}]", item) for index, item in enumerate(child) if isinstance(item, Mapping)
+            )
+        else:
+            yield from named_nodes(child, path)
 
 
 def check_node(node: Any, key: str) -> None:
@@ -154,14 +178,41 @@ def precision_of(cfg: Any) -> Precision:
     )
 
 
-def build_template(node: Any, tokenizer: Any) -> PromptTemplate:
+def build_template(node: Any, tokenizer: Any, *, key: str = "data.template") -> PromptTemplate:
     """The prompt template by name.
 
     Raises:
+        ConfigError: If an argument is wrong.
         PluginError: If no package registers the name.
     """
-    template: PromptTemplate = prompt_templates.build(plain(node), key="data.template", tokenizer=tokenizer)
+    template: PromptTemplate = prompt_templates.build(plain(node), key=key, tokenizer=tokenizer)
     return template
+
+
+def artifact_template(saved: Mapping[str, Any], typed: Any, tokenizer: Any) -> PromptTemplate:
+    """The prompt template that an artifact was trained with.
+
+    Args:
+        saved: As the artifact has it. A name there is looked up among installed packages, but a local file is not run
+            because an artifact names it.
+        typed: The config's node `template`, by which the user names that file.
+        tokenizer: The run's tokenizer.
+
+    Raises:
+        ConfigError: If the artifact's template is a local file and none is typed, or the other way round.
+        PluginError: If no package registers the name.
+    """
+    given, name = plain(typed), saved["name"]
+    if not is_local(name):
+        if given["name"] is not None:
+            raise ConfigError(f"template.name={given['name']}: this run has a template of its own, '{name}'.")
+        return build_template(saved, tokenizer)
+    if given["name"] is None:
+        raise ConfigError(
+            f"This run's prompt template is the local file {name}, and code is not run because an artifact names it. "
+            f"If you trust that file, say so: template.name={name}"
+        )
+    return build_template({**saved, **given}, tokenizer, key="template")
 
 
 def pad_token_id(tokenizer: Any) -> int:
@@ -218,20 +269,17 @@ def build_metrics(nodes: Sequence[Any]) -> dict[str, Any]:
     return {node["name"]: metrics.build(plain(node), key=f"metrics[{i}]") for i, node in enumerate(nodes)}
 
 
-def answerer(
-    tokenizer: Any, sampling: Sampling, *, batch_size: int
-) -> Callable[[Any, Sequence[Sequence[int]]], Iterator[tuple[int, str]]]:
+def answerer(tokenizer: Any, sampling: Sampling, *, batch_size: int) -> Generate:
     """A function from a model and prompts to answers, with a progress bar."""
     decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def answer(model: Any, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, str]]:
+    def generate(model: Any, prompts: Sequence[Sequence[int]]) -> Iterator[Answer]:
         with progress("generate answers", total=len(prompts)) as advance:
-            answers = generate_answers(model, prompts, decode=decode, sampling=sampling, batch_size=batch_size)
-            for pair in answers:
+            for answer in generate_answers(model, prompts, decode=decode, sampling=sampling, batch_size=batch_size):
                 advance()
-                yield pair
+                yield answer
 
-    return answer
+    return generate
 
 
 def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any) -> Any:
@@ -248,11 +296,15 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
     )
 
 
-def origins(cfg: Any) -> dict[str, str]:
-    """Which distribution and version each registered name of a run comes from."""
-    used = [(datasets, cfg.data.dataset["name"]), (prompt_templates, cfg.data.template["name"])]
-    used += [(metrics, node["name"]) for node in cfg.metrics]
-    return {f"{registry.kind} {name}": origin(registry.entries[name]) for registry, name in used}
+def origins(*nodes: Any) -> dict[str, str]:
+    """Which distribution and version, or which local file, each registered name below the nodes comes from."""
+    found = [item for node in nodes for item in named_nodes(plain(node))]
+    return {f"{registry.kind} {node['name']}": registry.origin(node["name"]) for registry, _, node in found}
+
+
+def extensions(*nodes: Any) -> dict[str, Any]:
+    """For a run's manifest: the extensions that it used, and every distribution that could add some."""
+    return {"plugins": origins(*nodes), "installed_plugins": third_parties()}
 
 
 def validate(trainer: Any, module: CausalLMModule, datamodule: SFTDataModule) -> dict[str, float]:

@@ -12,7 +12,7 @@ from ftframe.assembly import answerer, build_metrics, plain
 from ftframe.console import progress
 from ftframe.data.datamodule import Loading, SFTDataModule
 from ftframe.data.datasets import split_validation
-from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids, tokenize_conversation
+from ftframe.data.supervision import check_supervision, encode_text, prompt_ids, stop_token_ids, tokenize_conversation
 from ftframe.errors import DataError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.registry import datasets
@@ -137,4 +137,5 @@ def generation_metrics(
         prepared.references,
         metrics=build_metrics(nodes),
         generate=answerer(tokenizer, sampling, batch_size=batch_size),
+        encode=partial(encode_text, tokenizer=tokenizer),
     )

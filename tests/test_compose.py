@@ -16,12 +16,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftframe import compose
 from ftframe.assembly import check_cell, check_nodes
+from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError
 from ftframe.schema import SCHEMAS
 
-CONF = Path(str(files(compose.CONFIG_PACKAGE)))
+CONF = Path(str(files(BUILT_IN)))
 GROUPS = compose.groups()
-NEEDS_PATH = {"jsonl", "text"}
+NEEDED = {
+    "jsonl": ("data.dataset.path=somewhere",),
+    "text": ("data.dataset.path=somewhere",),
+    "local": ("data.dataset.name=jsonl", "+data.dataset.path=somewhere"),
+}
 QUANT = ("none", "4bit", "8bit")
 
 
@@ -30,7 +35,7 @@ def initialized() -> Iterator[None]:
     """Hydra, pointed at the package's configuration and taken back afterwards."""
     compose._register()
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_module(compose.CONFIG_PACKAGE, version_base="1.3"):
+    with hydra.initialize_config_module(BUILT_IN, version_base="1.3"):
         yield
 
 
@@ -51,7 +56,7 @@ def cells() -> list[tuple[str, tuple[str, ...]]]:
     ]
     for group, options in GROUPS.items():
         for option in options:
-            more = ("data.dataset.path=somewhere",) if group == "data" and option in NEEDS_PATH else ()
+            more = NEEDED.get(option, ()) if group == "data" else ()
             if (group, option) == ("quant", "none"):
                 more = ("peft=lora",)
             if (group, option) == ("peft", "none"):

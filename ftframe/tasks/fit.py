@@ -81,7 +81,7 @@ def fit(cfg: Any) -> Path:
     }
     runs.write_json(folder / "metrics.json", results)
     runs.write_samples(folder / "predictions.jsonl", data.conversations, answers=samples)
-    runs.write_manifest(folder, {"template": record.template, "base": spec.path, "plugins": assembly.origins(cfg)})
+    runs.write_manifest(folder, {"template": record.template, "base": spec.path, **assembly.extensions(cfg)})
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
 

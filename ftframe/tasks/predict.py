@@ -29,7 +29,7 @@ def predict(cfg: Any) -> Path:
     record = read_record(artifact)
     conversations = read_conversations(cfg)
     tokenizer = load_artifact_tokenizer(artifact)
-    template = assembly.build_template(record.template, tokenizer)
+    template = assembly.artifact_template(record.template, cfg.template, tokenizer)
     prompts = [prompt_ids(turns, template=template, tokenizer=tokenizer) for turns in conversations]
 
     folder = runs.create_run_folder(cfg.output_dir)
@@ -46,7 +46,8 @@ def predict(cfg: Any) -> Path:
         top_p=cfg.top_p,
     )
     L.seed_everything(cfg.seed, verbose=False)
-    answers = dict(assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)(model, prompts))
+    generate = assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)
+    answers = {answer.index: answer.text for answer in generate(model, prompts)}
     predictions = folder / "predictions.jsonl"
     runs.write_samples(predictions, conversations, answers={"answer": answers})
     for index, turns in enumerate(conversations[:20]):

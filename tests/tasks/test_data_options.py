@@ -1,5 +1,6 @@
 """Each option of the group `data` on a local file, through the whole command, as `conf/data` has it."""
 
+import hashlib
 import json
 
 import pytest
@@ -33,6 +34,35 @@ def test_option_trains(option, ftframe, quick, tmp_path):
         assert metrics["data"] == {"train_rows": 36, "validation_rows": 4}
 
 
+FILE = """
+from ftframe.api import Message
+
+def build(*, count: int = 4):
+    return {"train": [[Message("user", f"What is {n}?"), Message("assistant", f"{n}")] for n in range(count)]}
+"""
+
+
+@pytest.mark.slow
+def test_file_of_ones_own_trains(ftframe, quick, tmp_path):
+    (tmp_path / "my_data.py").write_text(FILE)
+    overrides = [override for override in quick if not override.startswith("data.")]
+    name = "./my_data.py:build"
+    typed = ("data=local", f"data.dataset.name={name}", "+data.dataset.count=40", *overrides)
+    done = ftframe("fit", *typed, "trainer.max_steps=2", "peft=lora", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs" / "fit").iterdir()
+    assert json.loads((run / "metrics.json").read_text())["data"] == {"train_rows": 36, "validation_rows": 4}
+    digest = hashlib.sha256(FILE.encode()).hexdigest()
+    plugins = json.loads((run / "manifest.json").read_text())["plugins"]
+    assert plugins[f"dataset {name}"] == f"my_data.py (sha256 {digest})"
+    again = ftframe("evaluate", f"run={run}", "trainer.enable_progress_bar=false", cwd=tmp_path)
+    assert again.returncode == 2, again.stdout
+    assert (
+        f"code is not run because a folder names it. If you trust that file, say so: data=local data.dataset.name={name}"
+        in (again.stderr)
+    )
+
+
 @pytest.mark.slow
 def test_plain_text_file_trains(ftframe, quick, tmp_path):
     (tmp_path / "documents.txt").write_text("\n\n".join(f"{question}\n{answer}" for question, answer in PAIRS))
@@ -46,4 +76,4 @@ def test_plain_text_file_trains(ftframe, quick, tmp_path):
 
 
 def test_every_option_is_in_the_table():
-    assert set(groups()["data"]) == {"people", *ROWS}
+    assert set(groups()["data"]) == {"people", "local", *ROWS}
