@@ -57,7 +57,7 @@ def check_nodes(cfg: Any) -> None:
 
 
 def named_nodes(node: Any, key: str = "") -> Iterator[tuple[Registry, str, Mapping[str, Any]]]:
-    """Every node that a registry builds, with its key: each `dataset`, `template` and item of `metrics`, at any depth."""
+    """Every node that a registry builds, with its key: `dataset`, `template`, the items of `metrics`, at any depth."""
     for name, child in node.items() if isinstance(node, Mapping) else ():
         path = f"{key}.{name}" if key else str(name)
         if name in ("dataset", "template") and isinstance(child, Mapping):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
+from ftframe import __version__
 from ftframe.discovery import CONF_GROUP, OWN, claims
 
 BUILT_IN = "ftframe.conf"
@@ -24,6 +25,7 @@ class ConfigFolder:
         path: The folder; None where there is trouble.
         trouble: Why it is not used; empty if it is.
         options: The file of each option, by `group/option`.
+        is_disabled: Whether the user turned its distribution off.
     """
 
     source: str
@@ -31,11 +33,12 @@ class ConfigFolder:
     path: Path | None
     trouble: str = ""
     options: Mapping[str, Path] = field(default_factory=dict)
+    is_disabled: bool = False
 
 
 def built_in() -> ConfigFolder:
     """The groups that ftframe ships."""
-    folder = read_folder(find_package(BUILT_IN), source=OWN, owner=OWN)
+    folder = read_folder(find_package(BUILT_IN), source=f"{OWN} {__version__}", owner=OWN)
     assert folder.path is not None, f"the package {BUILT_IN} is a folder"
     return folder
 
@@ -45,7 +48,7 @@ def installed() -> list[ConfigFolder]:
     found = []
     for claim in claims(CONF_GROUP):
         if claim.refusal:
-            found.append(ConfigFolder(claim.source, claim.owner, None, claim.refusal))
+            found.append(ConfigFolder(claim.source, claim.owner, None, claim.refusal, is_disabled=claim.is_disabled))
             continue
         path = find_package(claim.value)
         folder = read_folder(path, source=claim.source, owner=claim.owner)

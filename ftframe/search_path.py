@@ -23,7 +23,7 @@ STORED = (*(f"{command}_schema" for command in SCHEMAS), "hydra/help/ftframe")
 """Configs that are no files, but that a file would shadow."""
 
 
-class PluginConfigs(SearchPathPlugin):  # type: ignore[misc]
+class PluginConfigs(SearchPathPlugin):
     """Lets Hydra search the config folders of installed distributions.
 
     As folders, since Hydra would import the package behind a `pkg://` path: one that is slow or broken would be so for
@@ -95,7 +95,8 @@ def _named_folder(path: str | None, source: str) -> list[ConfigFolder]:
 def _searched_folders(overrides: Sequence[str]) -> list[ConfigFolder]:
     """The folders of `hydra.searchpath=[...]`."""
     typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
-    values = [value for override in OverridesParser.create().parse_overrides(typed) for value in override.value() or ()]
+    given = [override.value() for override in OverridesParser.create().parse_overrides(typed)]
+    values = [value for several in given if isinstance(several, list) for value in several]
     found: list[ConfigFolder] = []
     for value in values:
         scheme, _, path = str(value).rpartition("://")

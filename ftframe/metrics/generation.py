@@ -77,12 +77,12 @@ class Answer(NamedTuple):
     """What a model answered.
 
     Attributes:
-        index: Which prompt.
+        position: Which prompt.
         text: The answer.
         tokens: The same as token ids, as they were generated, without the token that ended it.
     """
 
-    index: int
+    position: int
     text: str
     tokens: list[int]
 

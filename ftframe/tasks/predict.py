@@ -47,7 +47,7 @@ def predict(cfg: Any) -> Path:
     )
     L.seed_everything(cfg.seed, verbose=False)
     generate = assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)
-    answers = {answer.index: answer.text for answer in generate(model, prompts)}
+    answers = {answer.position: answer.text for answer in generate(model, prompts)}
     predictions = folder / "predictions.jsonl"
     runs.write_samples(predictions, conversations, answers={"answer": answers})
     for index, turns in enumerate(conversations[:20]):

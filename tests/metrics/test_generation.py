@@ -117,15 +117,15 @@ def text(tokens):
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
 def test_every_index_comes_once_with_its_own_answer(model, prompts, alone, batch_size):
     pairs = list(generate_answers(model, prompts, decode=text, sampling=sampling(), batch_size=batch_size))
-    assert sorted(pair.index for pair in pairs) == list(range(len(LENGTHS)))
-    assert {pair.index: pair.text for pair in pairs} == {i: text(answer) for i, answer in enumerate(alone)}
-    assert {pair.index: pair.tokens for pair in pairs} == dict(enumerate(alone))
+    assert sorted(pair.position for pair in pairs) == list(range(len(LENGTHS)))
+    assert {pair.position: pair.text for pair in pairs} == {i: text(answer) for i, answer in enumerate(alone)}
+    assert {pair.position: pair.tokens for pair in pairs} == dict(enumerate(alone))
 
 
 def test_longest_prompts_come_first(model, prompts):
     """The batch that needs the most memory is the first: it fails at once or not at all."""
     pairs = generate_answers(model, prompts, decode=text, sampling=sampling(), batch_size=2)
-    assert [LENGTHS[pair.index] for pair in pairs] == sorted(LENGTHS, reverse=True)
+    assert [LENGTHS[pair.position] for pair in pairs] == sorted(LENGTHS, reverse=True)
 
 
 def test_no_prompt_no_answer(model):
