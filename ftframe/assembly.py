@@ -265,8 +265,9 @@ def build_optimizer(node: Any, parameters: Sequence[torch.nn.Parameter]) -> Any:
 
 
 def build_metrics(nodes: Sequence[Any]) -> dict[str, Any]:
-    """Text metrics by the name they are logged under."""
-    return {node["name"]: metrics.build(plain(node), key=f"metrics[{i}]") for i, node in enumerate(nodes)}
+    """Text metrics by the name they are logged under: their own, or that of the class in a local file."""
+    built = [metrics.build(plain(node), key=f"metrics[{i}]") for i, node in enumerate(nodes)]
+    return {node["name"].rpartition(":")[2]: metric for node, metric in zip(nodes, built, strict=True)}
 
 
 def answerer(tokenizer: Any, sampling: Sampling, *, batch_size: int) -> Generate:

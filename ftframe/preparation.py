@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ftframe.api import Conversation, PromptTemplate
+from ftframe.api import BadRow, Conversation, PromptTemplate, Row, Splits
 from ftframe.assembly import answerer, build_metrics, plain
 from ftframe.console import progress
 from ftframe.data.datamodule import Loading, SFTDataModule
@@ -51,7 +51,7 @@ def prepare_data(
         DataError: If a row cannot be learnt from, or nothing is left.
         ConfigError: If an argument of the dataset is wrong.
     """
-    splits = datasets.build(plain(data.dataset), key="data.dataset")
+    splits: Any = _good_rows(datasets.build(plain(data.dataset), key="data.dataset"))
     if "validation" not in splits and whole:
         splits = {"train": [], "validation": splits["train"]}
     elif "validation" not in splits:
@@ -68,6 +68,21 @@ def prepare_data(
         prepared.prompts.append(prompt_ids(conversation, template=template, tokenizer=tokenizer))
         prepared.references.append(conversation[-1].content)
     return prepared
+
+
+def _good_rows(splits: Splits) -> dict[str, list[Conversation]]:
+    """The conversations of each split.
+
+    Raises:
+        DataError: If a row is none.
+    """
+    found: dict[str, list[Conversation]] = {}
+    for split, rows in splits.items():
+        for row in rows:
+            if isinstance(row, BadRow):
+                raise DataError(str(row))
+            found.setdefault(split, []).append(row.messages if isinstance(row, Row) else row)
+    return found
 
 
 def _tokenize_split(
