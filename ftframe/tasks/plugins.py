@@ -6,6 +6,7 @@ import argparse
 import json
 import keyword
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.resources import files
@@ -92,7 +93,9 @@ def _new(name: str, folder: Path) -> int:
     console = Console(highlight=False)
     for path in written:
         console.print(escape(str(shown(path))), soft_wrap=True)
-    install = f"pip install -e '{shown(target.resolve())}'"
+    place = shown(target.resolve())
+    # Without the dot, pip would look for a distribution of this name on the index.
+    install = f"pip install -e {shlex.quote(str(place) if place.is_absolute() else f'./{place}')}"
     console.print(f"\nNext: {escape(install)} && ftframe fit data={name} metrics={name}_f1", soft_wrap=True)
     return 0
 
