@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import site
 import subprocess
 import sys
@@ -101,11 +102,14 @@ class Environment:
             check=False,
         )
 
-    def install(self, *folders: Path) -> None:
-        """Install source trees as pip does, with what is here already and without an index."""
+    def install(self, source: Path) -> Path:
+        """Install a source tree as pip does, without an index; returns the copy that it used."""
+        copy = self.python.parents[2] / source.name  # building leaves files beside the sources
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
         offline = ("--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", "--quiet")
-        done = self.run("pip", "install", *offline, *map(str, folders), cwd=folders[0])
+        done = self.run("pip", "install", *offline, str(copy), cwd=copy)
         assert done.returncode == 0, done.stderr
+        return copy
 
 
 @pytest.fixture(scope="session")

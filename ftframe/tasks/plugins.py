@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ftframe import survey
+from ftframe.compose import groups
 from ftframe.discovery import OWN
 from ftframe.errors import ConfigError, PluginError, did_you_mean
 from ftframe.runs import shown
@@ -83,9 +84,13 @@ def _new(name: str, folder: Path) -> int:
     name = name.replace("-", "_")
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(f"A plugin's name is a word of small letters, digits and '_', not '{name}'.")
-    taken = [row for row in survey.look() if name in re.split("[=,]", row.name) or f"{name}_f1" == row.name]
-    if taken:
-        raise ConfigError(f"'{name}' is the name of a {taken[0].kind} of {taken[0].distribution} already.")
+    for row in survey.look():
+        if row.name in (name, f"{name}_f1"):
+            raise ConfigError(f"'{row.name}' is the name of a {row.kind} of {row.distribution} already.")
+    options = groups()
+    for group, option in (("data", name), ("experiment", name), ("metrics", f"{name}_f1")):
+        if option in options[group]:
+            raise ConfigError(f"'{option}' is an option of {group} already.")
     target = folder.expanduser() / f"ftframe-{name.replace('_', '-')}"
     if target.exists():
         raise ConfigError(f"{target} exists already, and nothing is overwritten. Choose another --folder.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from ftframe.api import BadRow, ConfigError, Message, Row, Splits
@@ -12,7 +11,7 @@ from ftframe.api import BadRow, ConfigError, Message, Row, Splits
 EXAMPLES = Path(__file__).parent / "examples.jsonl"
 
 
-def build(*, path: str | None = None, limit: int | None = None) -> Splits:
+def build(*, path: str | None = None) -> Splits:
     """Questions and answers from a JSON Lines file.
 
     Every argument is a key of `data.dataset`, and is checked against the type that stands here. ftframe holds out a
@@ -20,7 +19,6 @@ def build(*, path: str | None = None, limit: int | None = None) -> Splits:
 
     Args:
         path: The file; each line an object with `question` and `answer`. Null for the examples of this package.
-        limit: The most rows to read.
 
     Raises:
         ConfigError: If there is no such file.
@@ -28,7 +26,7 @@ def build(*, path: str | None = None, limit: int | None = None) -> Splits:
     file = EXAMPLES if path is None else Path(path).expanduser()
     if not file.is_file():
         raise ConfigError(f"data.dataset.path={path}: there is no such file.")
-    return {"train": list(islice(_rows(file), limit))}
+    return {"train": list(_rows(file))}
 
 
 def _rows(file: Path) -> Iterator[Row | BadRow]:
