@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 REAL = ("ftframe-gsm8k", "ftframe-classification")
-QUIET = ("trainer.enable_progress_bar=false", "logger=null")
+QUIET = ("trainer.enable_progress_bar=false",)
+WHOLE = ("peft=none", "quant=none")
 SHAPE = (
     "hidden_size=64",
     "intermediate_size=128",
@@ -117,7 +118,7 @@ def test_real_gsm8k_with_the_real_tokenizer(environment, shared_data, llama2_fol
     model = ("model=llama2", "model.init=random", f"model.tokenizer={llama2_folder}")
     shape = [f"model.config.{key}" for key in SHAPE]
     limits = ("data.dataset.limit=400", "data.dataset.validation_limit=32", "data.generate_examples=8")
-    training = ("peft=none", "quant=none", "trainer.max_steps=20", "optim.lr=3e-3", "data.batch_size=8", *QUIET)
+    training = (*WHOLE, "trainer.max_steps=20", "optim.lr=3e-3", "data.batch_size=8", *QUIET)
     done = environment.run("ftframe", "fit", *data, *model, *shape, *limits, *training, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = the_run(tmp_path)
@@ -135,12 +136,16 @@ def test_real_gsm8k_with_the_real_tokenizer(environment, shared_data, llama2_fol
 
 @pytest.mark.slow
 def test_classification_learns_its_labels(environment, tmp_path):
-    texts = [
-        (f"{word} day number {n}", label) for n in range(20) for word, label in (("sunny", "good"), ("rainy", "bad"))
-    ]
-    (tmp_path / "days.csv").write_text("text,label\n" + "\n".join(",".join(row) for row in texts))
-    typed = ("data=classification", "data.dataset.path=days.csv", "metrics=classification", "trainer.max_epochs=10")
-    done = environment.run("ftframe", "fit", *typed, *QUIET, "peft=lora", "data.max_new_tokens=8", cwd=tmp_path)
+    rows = [f"The {label} of house {number},{label}" for number in range(100) for label in ("fox", "hat")]
+    (tmp_path / "houses.csv").write_text("\n".join(["text,label", *rows]))
+    typed = (
+        "data=classification",
+        "data.dataset.path=houses.csv",
+        "metrics=classification",
+        "data.batch_size=8",
+        "optim.lr=1e-3",
+    )
+    done = environment.run("ftframe", "fit", *typed, *QUIET, *WHOLE, "data.max_new_tokens=8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((the_run(tmp_path) / "metrics.json").read_text())
     assert metrics["baseline"]["val/classification_accuracy"] == 0.0
