@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 from ftframe import config_folders, search_path
 from ftframe.config_folders import BUILT_IN
@@ -53,7 +54,7 @@ def run(task: Callable[[Any], None], command: str) -> None:
     main = hydra.main(version_base="1.3", config_path=f"pkg://{BUILT_IN}", config_name=command)
     try:
         main(run_cell)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error
     if failures:
         raise failures[0]

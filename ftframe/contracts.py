@@ -43,7 +43,9 @@ def _metric_class_trouble(registered: Any) -> str:
 def _splits_trouble(built: Any) -> str:
     if not isinstance(built, Mapping) or "train" not in built:
         given = f"a mapping of {', '.join(map(repr, built)) or 'nothing'}" if isinstance(built, Mapping) else None
-        return f"it returned {given or _describe(built)}; a mapping of split names to rows with 'train' is needed"
+        return (
+            f"what it returned is {given or _describe(built)}; a mapping of split names to rows with 'train' is needed"
+        )
     for split, rows in built.items():
         if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes, Mapping)):
             return f"its split '{split}' is {_describe(rows)}; rows are needed: a list, or another iterable"
@@ -57,7 +59,7 @@ def _splits_trouble(built: Any) -> str:
 
 def _template_trouble(template: Any) -> str:
     render = getattr(template, "render", None)
-    return "" if callable(render) else f"{_describe(template)} has no method render(messages)"
+    return "" if callable(render) else f"it is {_describe(template)} without a method render(messages)"
 
 
 def _metric_trouble(metric: Any) -> str:

@@ -214,3 +214,12 @@ def test_folder_of_the_project(flag, tmp_path):
         done = run(*command, cwd=tmp_path, path=[])
         assert done.returncode == 2
         assert "have the config data=people" in done.stderr and str(folder / "people.yaml") in done.stderr
+
+
+def test_config_that_is_no_yaml_is_fatal_only_where_it_is_chosen(distribute, tmp_path):
+    conf = {"ftframe.conf": {"bad": "x_bad.conf"}}
+    path = [distribute("x-bad", conf, {"x_bad/__init__.py": MARK, "x_bad/conf/data/bad.yaml": "a: [\n"})]
+    assert run("fit", "--cfg", "job", cwd=tmp_path, path=path).returncode == 0
+    done = run("fit", "data=bad", "--cfg", "job", cwd=tmp_path, path=path)
+    assert done.returncode == 2
+    assert "bad.yaml" in done.stderr and "line 2" in done.stderr and "Traceback" not in done.stderr
