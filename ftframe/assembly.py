@@ -45,7 +45,12 @@ def check_nodes(cfg: Any) -> None:
         PluginError: If a plugin that the config names cannot be used.
     """
     for registry, key, node in named_nodes(plain(cfg)):
-        registry.check(node, key=key, offered=OFFERED[registry.kind])
+        try:
+            registry.check(node, key=key, offered=OFFERED[registry.kind])
+        except ConfigError as error:
+            if registry is datasets and is_local(str(node.get("name"))):  # the keys that stand there are another's
+                raise ConfigError(f"{error}\ndata=local starts without the keys of another dataset.") from error
+            raise
     # `auto` is ours, and resolve_precision has a better message for the others.
     check_node({k: v for k, v in plain(cfg.trainer).items() if k != "precision"}, "trainer")
     if cfg.command == "fit":

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ftframe.assembly import build, check_node, locate
+from ftframe.assembly import artifact_template, build, build_metrics, check_node, locate, named_nodes, origins
 from ftframe.compose import TARGET_PREFIXES
 from ftframe.errors import ConfigError
 
@@ -65,3 +65,52 @@ def test_target_that_cannot_be_imported_is_named() -> None:
 def test_node_without_a_target_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^optim\._target_ is missing: it names the class that optim builds\.$"):
         check_node({"lr": 1.0}, "optim")
+
+
+TREE = {
+    "data": {
+        "dataset": {"name": "people", "dataset": {"name": "no node"}},
+        "template": {"name": "plain"},
+        "tasks": {
+            "a": {"dataset": {"name": "jsonl"}, "metrics": [{"name": "exact_match"}], "template": {"name": None}}
+        },
+    },
+    "model": {"template": "plain"},
+    "metrics": [{"name": "exact_match"}, "text"],
+    "run": None,
+}
+
+
+def test_named_nodes_are_found_at_any_depth() -> None:
+    found = [(registry.kind, key, node["name"]) for registry, key, node in named_nodes(TREE)]
+    assert found == [
+        ("dataset", "data.dataset", "people"),
+        ("prompt_template", "data.template", "plain"),
+        ("dataset", "data.tasks.a.dataset", "jsonl"),
+        ("metric", "data.tasks.a.metrics[0]", "exact_match"),
+        ("metric", "metrics[0]", "exact_match"),
+    ]
+    assert origins(TREE)["dataset jsonl"].endswith("(ftframe.data.datasets:jsonl)")
+
+
+TEMPLATE = "class Mine:\n    def render(self, messages):\n        return []\n"
+
+
+def test_code_runs_because_the_user_names_it_not_an_artifact(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{TEMPLATE}")
+    saved, none = {"name": f"{file}:Mine"}, {"name": None}
+    with pytest.raises(ConfigError, match=f"say so: template.name={file}:Mine"):
+        artifact_template(saved, none, None)
+    assert not (tmp_path / "ran").exists()
+    assert type(artifact_template(saved, saved, None)).__name__ == "Mine"
+    assert type(artifact_template({"name": "plain"}, none, None)).__name__ == "Plain"
+    with pytest.raises(ConfigError, match="this run has a template of its own, 'plain'"):
+        artifact_template({"name": "plain"}, saved, None)
+
+
+def test_metric_of_a_file_is_logged_under_the_name_of_its_class(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from ftframe.metrics.text import ExactMatch\nclass Mine(ExactMatch): ...\n")
+    built = build_metrics(OmegaConf.create([{"name": f"{tmp_path}/mine.py:Mine", "ignore_case": True}]))
+    assert list(built) == ["Mine"]
+    assert built["Mine"].ignore_case is True

@@ -140,6 +140,7 @@ BAD_LATER = {
     ),
     "fit data=local data.dataset.name=./mini.py:built +data.dataset.siez=3": (
         "error: Unknown key 'data.dataset.siez'. Did you mean 'size'?",
+        "data=local starts without the keys of another dataset.",
     ),
     "fit data=local data.dataset.name=./mini.py:rows": ("./mini.py:rows cannot be used: it is of type list",),
     "fit data.template.name=lama2": ("error: Unknown prompt_template 'lama2'. Did you mean 'llama2'?", "Installed: "),
