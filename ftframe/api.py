@@ -20,7 +20,6 @@ __all__ = [
     "Conversation",
     "DataError",
     "DatasetBuilder",
-    "GenerationMetric",
     "Message",
     "MetricKind",
     "PromptTemplate",
@@ -29,6 +28,8 @@ __all__ = [
     "Rows",
     "Segment",
     "Splits",
+    "TextMetric",
+    "TokensMetric",
 ]
 
 API_VERSION = "1"
@@ -151,24 +152,45 @@ MetricKind = Literal["text", "tokens"]
 METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
 
 
-class GenerationMetric(Protocol):
-    """A `torchmetrics.Metric` of generated answers, registered in `ftframe.metrics`.
+class TextMetric(Protocol):
+    """A `torchmetrics.Metric` of generated answers as strings, registered in `ftframe.metrics`.
 
-    Its constructor takes the keys beside `name` in the config's list `metrics`. The state is kept by
-    `Metric.add_state`, so that several GPUs add up.
+    Its constructor takes the keys beside `name` in the list `metrics`. What it counts is kept in states made by
+    `Metric.add_state`, and `full_state_update = False`, so that several GPUs add up.
 
     Attributes:
-        kind: What `update` is fed with: `text` for strings, which is meant where a class has no such attribute, or
-            `tokens` for lists of token ids, without the token that ends the answer.
+        kind: `text`; a class that does not say so is taken for one of these.
     """
 
     kind: ClassVar[MetricKind]
 
-    def update(self, preds: Any, target: Any) -> None:
+    def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
         """Take in one batch: the model's answers, and as many references in the same order."""
 
     def compute(self) -> Any:
-        """The value over all that was taken in, a number in a tensor."""
+        """The value over all that was taken in: one number in a tensor."""
+
+    def reset(self) -> None:
+        """Forget what was taken in."""
+
+
+class TokensMetric(Protocol):
+    """As `TextMetric`, of answers as token ids.
+
+    Attributes:
+        kind: `tokens`.
+    """
+
+    kind: ClassVar[MetricKind]
+
+    def update(self, preds: Sequence[Sequence[int]], target: Sequence[Sequence[int]]) -> None:
+        """Take in one batch: the ids of each answer as they were generated and of its reference as it would be taught.
+
+        Neither holds the token that ends an answer.
+        """
+
+    def compute(self) -> Any:
+        """The value over all that was taken in: one number in a tensor."""
 
     def reset(self) -> None:
         """Forget what was taken in."""
