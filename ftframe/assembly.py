@@ -14,20 +14,17 @@ from ftframe.api import PromptTemplate
 from ftframe.compose import targets
 from ftframe.console import progress
 from ftframe.data.datamodule import SFTDataModule
-from ftframe.discovery import third_parties
 from ftframe.errors import ConfigError
+from ftframe.extensions import check_named
 from ftframe.local_files import is_local
 from ftframe.metrics.generation import Answer, Generate, Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision, resolve_precision
-from ftframe.registry import Registry, datasets, metrics, prompt_templates
+from ftframe.registry import metrics, prompt_templates
 from ftframe.signatures import check_arguments
 from ftframe.train.schedule import build_scheduler, check_scheduler
-
-OFFERED: dict[str, tuple[str, ...]] = {"dataset": (), "prompt_template": ("tokenizer",), "metric": ()}
-"""Arguments that ftframe passes itself where a registered class has such a parameter."""
 
 LOSS_METRICS = ("val/loss", "val/perplexity", "val/token_accuracy")
 
@@ -44,13 +41,7 @@ def check_nodes(cfg: Any) -> None:
         ConfigError: Naming the key that the library or the plugin would not take.
         PluginError: If a plugin that the config names cannot be used.
     """
-    for registry, key, node in named_nodes(plain(cfg)):
-        try:
-            registry.check(node, key=key, offered=OFFERED[registry.kind])
-        except ConfigError as error:
-            if registry is datasets and is_local(str(node.get("name"))):  # the keys that stand there are another's
-                raise ConfigError(f"{error}\ndata=local starts without the keys of another dataset.") from error
-            raise
+    check_named(plain(cfg))
     # `auto` is ours, and resolve_precision has a better message for the others.
     check_node({k: v for k, v in plain(cfg.trainer).items() if k != "precision"}, "trainer")
     if cfg.command == "fit":
@@ -59,22 +50,6 @@ def check_nodes(cfg: Any) -> None:
         for name, node in cfg.callbacks.items():
             check_node(node, f"callbacks.{name}")
         check_scheduler(cfg.scheduler.name, cfg.scheduler.warmup_ratio)
-
-
-def named_nodes(node: Any, key: str = "") -> Iterator[tuple[Registry, str, Mapping[str, Any]]]:
-    """Every node that a registry builds, with its key: `dataset`, `template`, the items of `metrics`, at any depth."""
-    for name, child in node.items() if isinstance(node, Mapping) else ():
-        path = f"{key}.{name}" if key else str(name)
-        if name in ("dataset", "template") and isinstance(child, Mapping):
-            registry = datasets if name == "dataset" else prompt_templates
-            if child.get("name") is not None or name == "dataset":
-                yield registry, path, child
-        elif name == "metrics" and isinstance(child, list):
-            yield from (
-                (metrics, f"{path}[{index}]", item) for index, item in enumerate(child) if isinstance(item, Mapping)
-            )
-        else:
-            yield from named_nodes(child, path)
 
 
 def check_node(node: Any, key: str) -> None:
@@ -300,17 +275,6 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         enable_checkpointing=False,  # Lightning's default one; ours are added when the number of steps is known
         deterministic=cfg.deterministic,
     )
-
-
-def origins(*nodes: Any) -> dict[str, str]:
-    """Which distribution and version, or which local file, each registered name below the nodes comes from."""
-    found = [item for node in nodes for item in named_nodes(plain(node))]
-    return {f"{registry.kind} {node['name']}": registry.origin(node["name"]) for registry, _, node in found}
-
-
-def extensions(*nodes: Any) -> dict[str, Any]:
-    """For a run's manifest: the extensions that it used, and every distribution that could add some."""
-    return {"plugins": origins(*nodes), "installed_plugins": third_parties()}
 
 
 def validate(trainer: Any, module: CausalLMModule, datamodule: SFTDataModule) -> dict[str, float]:

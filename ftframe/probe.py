@@ -40,7 +40,7 @@ def probe(owner: str) -> dict[tuple[str, str], Probed]:
     Args:
         owner: The canonical name of the distribution.
     """
-    command = [sys.executable, "-m", "ftframe.probe", owner]
+    command = [sys.executable, "-P", "-m", "ftframe.probe", owner]  # -P: files in the working folder shadow no library
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
         output, ending = done.stdout, f"its import ended the process with exit code {done.returncode}"

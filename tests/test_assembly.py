@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ftframe.assembly import artifact_template, build, build_metrics, check_node, locate, named_nodes, origins
+from ftframe.assembly import artifact_template, build, build_metrics, check_node, locate
 from ftframe.compose import TARGET_PREFIXES
 from ftframe.errors import ConfigError
 
@@ -65,32 +65,6 @@ def test_target_that_cannot_be_imported_is_named() -> None:
 def test_node_without_a_target_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^optim\._target_ is missing: it names the class that optim builds\.$"):
         check_node({"lr": 1.0}, "optim")
-
-
-TREE = {
-    "data": {
-        "dataset": {"name": "people", "dataset": {"name": "no node"}},
-        "template": {"name": "plain"},
-        "tasks": {
-            "a": {"dataset": {"name": "jsonl"}, "metrics": [{"name": "exact_match"}], "template": {"name": None}}
-        },
-    },
-    "model": {"template": "plain"},
-    "metrics": [{"name": "exact_match"}, "text"],
-    "run": None,
-}
-
-
-def test_named_nodes_are_found_at_any_depth() -> None:
-    found = [(registry.kind, key, node["name"]) for registry, key, node in named_nodes(TREE)]
-    assert found == [
-        ("dataset", "data.dataset", "people"),
-        ("prompt_template", "data.template", "plain"),
-        ("dataset", "data.tasks.a.dataset", "jsonl"),
-        ("metric", "data.tasks.a.metrics[0]", "exact_match"),
-        ("metric", "metrics[0]", "exact_match"),
-    ]
-    assert origins(TREE)["dataset jsonl"].endswith("(ftframe.data.datasets:jsonl)")
 
 
 TEMPLATE = "class Mine:\n    def render(self, messages):\n        return []\n"

@@ -126,6 +126,20 @@ def test_a_run_that_uses_none_works(distribute, tmp_path):
     assert {f"x-bad-{number}": "1.2" for number in range(len(BROKEN))}.items() <= installed.items()
 
 
+@pytest.mark.slow
+def test_check_fails_and_says_where(distribute, tmp_path):
+    conf = {"x_bad_conf/data/bad.yaml": "dataset: {name: bad, siez: 3}\n"}
+    code = WORKS.replace("build()", "build(*, size: int = 3)")
+    path = [distribute("x-bad", CLASH, {"x_bad.py": code, **conf})]
+    done = run("plugins", "check", "x-bad", cwd=tmp_path, path=path)
+    assert done.returncode == 2, done.stdout
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("ok   import time: 0.")
+    assert lines[1].startswith("FAIL configs: ConfigError: Unknown key 'data.dataset.siez'. Did you mean 'size'?")
+    assert lines[2].startswith("FAIL dataset bad: ConfigError: Unknown key 'data.dataset.siez'.")
+    assert len(lines) == 3
+
+
 def test_duplicate_name_is_fatal_only_where_it_is_used(distribute, tmp_path):
     entries = {"ftframe.datasets": {"jsonl": "x_twin:build"}}
     twin = distribute("x-twin", entries, {"x_twin.py": MARK + WORKS})

@@ -69,6 +69,20 @@ def test_check_approves_of_what_was_written(environment, tmp_path):
 
 
 @pytest.mark.slow
+def test_check_is_told_what_a_config_leaves_open(environment, tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label\na,b\nc,d\n")
+    for typed, outcome in (
+        ((), "not tried: its config leaves data.dataset.path open"),
+        (("rows.csv",), "2 rows of train"),
+    ):
+        overrides = [f"data.dataset.path={path}" for path in typed]
+        done = environment.run("ftframe", "plugins", "check", "ftframe-classification", *overrides, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (line,) = [line for line in done.stdout.splitlines() if "dataset classification" in line]
+        assert outcome in line
+
+
+@pytest.mark.slow
 def test_written_plugin_trains(environment, tmp_path):
     """No file of it was edited, and none of ftframe."""
     done = environment.run("ftframe", "fit", "data=legal", "metrics=legal_f1", *QUIET, "peft=lora", cwd=tmp_path)

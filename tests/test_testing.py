@@ -224,5 +224,19 @@ def test_probe_survives_what_ends_a_process(distribute, monkeypatch):
     assert found["dataset", "two"].trouble == "its import ended the process with exit code 7"
 
 
+def test_probe_ends_what_does_not_end(distribute, monkeypatch):
+    from ftframe import probe
+
+    code = {"x_one.py": "def build(): ...\n", "x_two.py": "import time\ntime.sleep(60)\n"}
+    folder = distribute("x-one", {"ftframe.datasets": {"one": "x_one:build", "two": "x_two:build"}}, code)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setattr(testing.datasets, "__dict__", {"kind": "dataset", "group": "ftframe.datasets"})
+    monkeypatch.setattr(probe, "TIMEOUT", 3.0)
+    found = probe.probe("x-one")
+    assert found["dataset", "one"].trouble == ""
+    assert found["dataset", "two"].trouble == "its import took longer than 3 s"
+
+
 def test_embedded_tokenizer_needs_no_network():
     assert torch.tensor(testing.embedded_tokenizer().encode("Rona")).numel() > 0

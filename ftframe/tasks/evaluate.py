@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, preparation, runs
+from ftframe import assembly, console, extensions, preparation, runs
 from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
 from ftframe.metrics.generation import Sampling
@@ -55,9 +55,9 @@ def evaluate(cfg: Any) -> Path:
     if trainer.is_global_zero:
         runs.write_json(folder / "metrics.json", {"final": results, "data": data.counts, "artifact": str(artifact)})
         runs.write_samples(folder / "predictions.jsonl", data.conversations, answers={"final": answers.answers})
-        used = assembly.extensions(
-            {"dataset": data_config.dataset, "template": record.template}, {"metrics": cfg.metrics}
-        )
+        named = {"data": assembly.plain(data_config), "metrics": assembly.plain(cfg.metrics)}
+        template_node = assembly.plain(cfg.template) if cfg.template["name"] is not None else record.template
+        used = extensions.manifest(named, {"template": template_node})
         runs.write_manifest(
             folder, {"artifact": str(artifact), "artifact_sha256": runs.sha256_of_files(artifact), **used}
         )
@@ -77,7 +77,7 @@ def data_of_run(run: Path) -> Any:
     if not path.is_file():
         raise ConfigError(f"There is no {path}, so the data is not known. Choose it by data=..., such as data=jsonl.")
     saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for _, _, node in assembly.named_nodes({"data": saved["data"]}):
+    for _, _, node in extensions.named_nodes({"data": saved["data"]}):
         if is_local(node["name"]):
             raise ConfigError(
                 f"This run's config.yaml names the local file {node['name']}, and code is not run because a folder "

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ftframe import assembly, console, preparation, runs
+from ftframe import assembly, console, extensions, preparation, runs
 from ftframe.api import PromptTemplate
 from ftframe.data.supervision import stop_token_ids
 from ftframe.errors import ConfigError
@@ -81,7 +81,9 @@ def fit(cfg: Any) -> Path:
     }
     runs.write_json(folder / "metrics.json", results)
     runs.write_samples(folder / "predictions.jsonl", data.conversations, answers=samples)
-    runs.write_manifest(folder, {"template": record.template, "base": spec.path, **assembly.extensions(cfg)})
+    runs.write_manifest(
+        folder, {"template": record.template, "base": spec.path, **extensions.manifest(assembly.plain(cfg))}
+    )
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
 
