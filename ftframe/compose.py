@@ -42,7 +42,6 @@ def run(task: Callable[[Any], None], command: str) -> None:
     """
     _register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing and leaving with exit code 1
-    search_path.refuse_clashes_of(sys.argv[1:])
     failures: list[Exception] = []
 
     def run_cell(cfg: DictConfig) -> None:
@@ -53,6 +52,7 @@ def run(task: Callable[[Any], None], command: str) -> None:
 
     main = hydra.main(version_base="1.3", config_path=f"pkg://{BUILT_IN}", config_name=command)
     try:
+        search_path.refuse_clashes_of(sys.argv[1:])
         main(run_cell)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error

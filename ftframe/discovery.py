@@ -92,8 +92,8 @@ def claims(group: str) -> list[Claim]:
 
 
 def third_parties() -> dict[str, str]:
-    """Version of each distribution that adds something and is not disabled, by its name; ftframe itself is left out."""
-    found = [claim for claim in _scan(tuple(sys.path)) if claim.owner != OWN and not claim.is_disabled]
+    """Version of each distribution that adds something that may be used, by its name; ftframe itself is left out."""
+    found = [claim for claim in _scan(tuple(sys.path)) if claim.owner != OWN and not claim.refusal]
     return {claim.distribution: claim.version for claim in sorted(found, key=lambda claim: claim.owner)}
 
 

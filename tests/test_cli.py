@@ -90,6 +90,7 @@ BAD = {
     "fit peft=qlora quant=none": ("error: peft=qlora is LoRA on a quantised base", "Use quant=4bit or quant=8bit"),
     "fit peft=none quant=4bit": ("error: peft=none trains every weight", "Use quant=none, or an adapter"),
     "fit data=[": ("error: ", "'['"),
+    "fit hydra.searchpath=[": ("error: ", "'['"),
     "fit optim._target_=os.system": ("error: optim._target_=os.system is not allowed", "torch.optim"),
     "evaluate": ("error: No value for run.", "run=..."),
     "doctor now": ("error: ftframe doctor takes no arguments, and was given now.",),

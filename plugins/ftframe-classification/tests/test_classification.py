@@ -90,6 +90,8 @@ def test_bad_row_says_why(line: str, column: str, rule: str, tmp_path: Path) -> 
             ConfigError,
             r"columns\.txt'\. Allowed: text, label",
         ),
+        ("rows.csv", "text,label\nx,y\n", {"labels": "y"}, ConfigError, r"data\.dataset\.labels=y: a list is needed"),
+        ("rows.csv", "text,label\nx,y\n", {"limit": 0}, ConfigError, r"data\.dataset\.limit=0: a number of at least 1"),
     ],
 )
 def test_what_cannot_be_read(
@@ -99,6 +101,17 @@ def test_what_cannot_be_read(
         (tmp_path / name).write_text(content)
     with pytest.raises(error, match=message):
         classification(path=str(tmp_path / name), **more)
+
+
+def test_what_is_not_utf8(tmp_path: Path) -> None:
+    table, lines = tmp_path / "rows.csv", tmp_path / "rows.jsonl"
+    table.write_bytes(b"text,label\nx,\xff\n")
+    with pytest.raises(DataError, match=r"rows\.csv cannot be read: 'utf-8' codec"):
+        classification(path=str(table))
+    lines.write_bytes(b'\xef\xbb\xbf{"text": "x", "label": "a"}\n{"text": "\xff", "label": "a"}\n')
+    good, bad = classification(path=str(lines))["train"]
+    assert isinstance(good, Row)
+    assert isinstance(bad, BadRow) and "'utf-8' codec" in bad.rule
 
 
 PAIRS = [("a", "a"), ("A ", "a"), ("b", "a"), ("b", "b"), ("a", "b"), ("something else", "c"), ("c", "c"), ("c", "c")]

@@ -31,15 +31,16 @@ def build(*, path: str | None = None) -> Splits:
 
 def _rows(file: Path) -> Iterator[Row | BadRow]:
     """A row for each line; one that is no question and answer says why, and `data.on_bad_row` what becomes of it."""
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
         where = f"{file.name}, row {number}"
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except ValueError as error:  # of the text, or of its encoding
             yield BadRow(where, "the line", f"is no JSON: {error}")
             continue
-        missing = [key for key in ("question", "answer") if not isinstance(value, dict) or not value.get(key)]
-        if missing:
-            yield BadRow(where, missing[0], "is missing; a string is needed")
+        row = value if isinstance(value, dict) else {}
+        wrong = [key for key in ("question", "answer") if not isinstance(row.get(key), str)]
+        if wrong:
+            yield BadRow(where, wrong[0], f"is {row.get(wrong[0])!r}; a string is needed")
         else:
-            yield Row([Message("user", value["question"]), Message("assistant", value["answer"])], where)
+            yield Row([Message("user", row["question"]), Message("assistant", row["answer"])], where)

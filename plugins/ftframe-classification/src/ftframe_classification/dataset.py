@@ -37,11 +37,14 @@ def classification(
         limit: The most rows of either file.
 
     Raises:
-        ConfigError: If a file is missing or of an unknown kind, or a key of `columns` is; or the limit is not positive.
-        DataError: If the training file has no label.
+        ConfigError: If a file is missing or of an unknown kind, a key of `columns` is unknown, the labels are no list, or
+            the limit is not positive.
+        DataError: If a table cannot be read, or the training file has no label.
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"data.dataset.limit={limit}: a number of at least 1 is needed, or null for all rows.")
+    if isinstance(labels, str):
+        raise ConfigError(f"data.dataset.labels={labels}: a list is needed, such as [good,bad].")
     wanted = _columns(columns)
     files = {"train": path, **({"validation": validation_path} if validation_path is not None else {})}
     rows = {split: list(islice(_read(file, split), limit)) for split, file in files.items()}
@@ -81,18 +84,26 @@ def _read(path: str, split: str) -> Iterator[tuple[str, Any]]:
 
 
 def _read_table(file: Path, separator: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a table.
+
+    Raises:
+        DataError: If it is not valid UTF-8, or the csv library cannot take it apart.
+    """
     with file.open(encoding="utf-8-sig", newline="") as lines:
-        for number, row in enumerate(csv.DictReader(lines, delimiter=separator), start=1):
-            yield f"{file}, row {number}", row
+        try:
+            for number, row in enumerate(csv.DictReader(lines, delimiter=separator), start=1):
+                yield f"{file}, row {number}", row
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{file} cannot be read: {error}. It must be UTF-8, with a header.") from error
 
 
 def _read_json_lines(file: Path) -> Iterator[tuple[str, Any]]:
-    with file.open(encoding="utf-8-sig") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     value = json.loads(line)
-                except ValueError as error:
+                except ValueError as error:  # of the text, or of its encoding
                     value = error
                 yield f"{file}, row {number}", value
 

@@ -62,12 +62,12 @@ def _sources(path: str) -> dict[str, Numbered]:
 
 
 def _json_lines(file: Path) -> Iterator[tuple[str, Any]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
                     value = json.loads(line)
-                except ValueError as error:
+                except ValueError as error:  # of the text, or of its encoding
                     value = error
                 yield f"{file}, row {number}", value
 
