@@ -78,6 +78,10 @@ def distribute(tmp_path: Path) -> Distribute:
     return add
 
 
+NOT_SOURCE = (".*", "build", "outputs", "*.egg-info", "__pycache__")
+"""What a source tree may hold beside its sources."""
+
+
 class Environment:
     """A virtual environment of its own, which sees the libraries and the ftframe of this one."""
 
@@ -105,7 +109,7 @@ class Environment:
     def install(self, source: Path) -> Path:
         """Install a source tree as pip does, without an index; returns the copy that it used."""
         copy = self.python.parents[2] / source.name  # building leaves files beside the sources
-        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns(*NOT_SOURCE))
         offline = ("--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", "--quiet")
         done = self.run("pip", "install", *offline, str(copy), cwd=copy)
         assert done.returncode == 0, done.stderr

@@ -24,9 +24,12 @@ SHAPE = (
 
 @pytest.fixture(scope="module")
 def environment(new_environment: Callable):
-    """An environment with every plugin of this project, and one that the command has written."""
+    """An environment with ftframe as a wheel holds it, each plugin of this project, and one that the command wrote."""
     made = new_environment()
     place = made.python.parents[2]
+    made.install(ROOT)
+    (scaffold,) = place.glob("venv/lib/python*/site-packages/ftframe/scaffold")
+    assert scaffold.is_dir()
     done = made.run("ftframe", "plugins", "new", "legal", "--folder", "written", cwd=place)
     assert done.returncode == 0, done.stderr
     for source in (place / "written" / "ftframe-legal", *(ROOT / "plugins" / name for name in REAL)):

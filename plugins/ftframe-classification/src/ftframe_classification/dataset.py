@@ -37,8 +37,8 @@ def classification(
         limit: The most rows of either file.
 
     Raises:
-        ConfigError: If a file is missing or of an unknown kind, a key of `columns` is unknown, the labels are no list, or
-            the limit is not positive.
+        ConfigError: If a file is missing or of an unknown kind, a key of `columns` is unknown, `labels` is no list, or
+            `limit` is not positive.
         DataError: If a table cannot be read, or the training file has no label.
     """
     if limit is not None and limit < 1:
