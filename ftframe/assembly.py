@@ -15,7 +15,6 @@ from ftframe.compose import targets
 from ftframe.console import progress
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
-from ftframe.extensions import check_named
 from ftframe.local_files import is_local
 from ftframe.metrics.generation import Answer, Generate, Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
@@ -35,13 +34,11 @@ def plain(node: Any) -> Any:
 
 
 def check_nodes(cfg: Any) -> None:
-    """Hold every node of a library or a plugin against its own signature, before anything heavy loads.
+    """Hold every library's node against that library's own signature, before anything heavy loads.
 
     Raises:
-        ConfigError: Naming the key that the library or the plugin would not take.
-        PluginError: If a plugin that the config names cannot be used.
+        ConfigError: Naming the key that the library would not take.
     """
-    check_named(plain(cfg))
     # `auto` is ours, and resolve_precision has a better message for the others.
     check_node({k: v for k, v in plain(cfg.trainer).items() if k != "precision"}, "trainer")
     if cfg.command == "fit":

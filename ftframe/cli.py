@@ -121,11 +121,12 @@ def _run_configured(arguments: list[str]) -> int:
 
 
 def _execute(command: str, cfg: Any) -> None:
-    """Show the config at once, then import the libraries and run."""
-    from ftframe import console
+    """Show the config at once, then import the plugins that it names, then the libraries, and run."""
+    from ftframe import compose, console
 
     console.capture_library_logs()
     console.print_config(cfg)
+    compose.check_names(cfg)
     task = _task(command)
     console.quieten_libraries()
     task(cfg)

@@ -19,6 +19,7 @@ from yaml import YAMLError
 from ftframe import config_folders, search_path
 from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError, did_you_mean
+from ftframe.extensions import check_named
 from ftframe.runs import new_run_id
 from ftframe.schema import SCHEMAS
 
@@ -106,6 +107,16 @@ def check(cfg: DictConfig) -> DictConfig:
     if typed.command == "fit":
         _check_cell(typed)
     return typed
+
+
+def check_names(cfg: DictConfig) -> None:
+    """Hold every dataset, template and metric of a checked config against its signature; this imports their modules.
+
+    Raises:
+        ConfigError: If an argument is unknown, missing or of the wrong type.
+        PluginError: If a name is unknown, or what it stands for cannot be used.
+    """
+    check_named(OmegaConf.to_container(cfg))
 
 
 _AT_LEAST = {

@@ -221,7 +221,9 @@ def check_configs_compose(distribution: str, overrides: Mapping[str, Sequence[st
     for option in chosen:
         cfg = compose.compose("fit", [option, *(overrides or {}).get(option, ())])
         if not OmegaConf.missing_keys(cfg):  # what an option leaves open is for the user to say
-            check_nodes(compose.check(cfg))
+            checked = compose.check(cfg)
+            compose.check_names(checked)
+            check_nodes(checked)
     return chosen
 
 

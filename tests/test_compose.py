@@ -87,6 +87,7 @@ def test_it_composes_and_its_libraries_take_it(command: str, overrides: tuple[st
     assert not OmegaConf.missing_keys(cfg)
     assert re.fullmatch(rf"outputs/{command}/\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z]{{4}}", cfg.output_dir)
     if command == "fit":
+        compose.check_names(cfg)
         check_nodes(cfg)
         check_cell(cfg)
 
