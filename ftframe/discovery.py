@@ -35,6 +35,12 @@ def group_of(kind: str) -> str:
     return f"ftframe.{kind}s"
 
 
+def disabled_names() -> set[str]:
+    """The canonical names in `FTFRAME_DISABLE_PLUGINS`."""
+    given = (name.strip() for name in os.environ.get(DISABLE_VARIABLE, "").split(","))
+    return {canonicalize_name(name) for name in given if name}
+
+
 @dataclass(frozen=True)
 class Claim:
     """One entry point: a name, what it stands for, and who registers it.
@@ -73,8 +79,7 @@ class Claim:
     @property
     def is_disabled(self) -> bool:
         """Whether `FTFRAME_DISABLE_PLUGINS` turns the distribution off."""
-        disabled = {canonicalize_name(name.strip()) for name in os.environ.get(DISABLE_VARIABLE, "").split(",")}
-        return self.owner != OWN and not disabled.isdisjoint({self.owner, "all"})
+        return self.owner != OWN and not disabled_names().isdisjoint({self.owner, "all"})
 
     @property
     def refusal(self) -> str:

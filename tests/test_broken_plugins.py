@@ -190,6 +190,8 @@ def test_clash_is_listed_and_can_be_left_out(distribute, tmp_path):
     (row,) = [row for row in json.loads(listed.stdout) if row["distribution"] == "x-clash"]
     assert (row["kind"], row["name"], row["state"]) == ("config", "data=people", "broken")
     assert "ftframe" in row["reason"] and "has data/people as well" in row["reason"]
+    typo = run("plugins", cwd=tmp_path, path=path, FTFRAME_DISABLE_PLUGINS="x-clsh")
+    assert "FTFRAME_DISABLE_PLUGINS names what is not installed: x-clsh" in typo.stdout
     for disabled in ("X_Clash", "all"):
         again = run("fit", "--cfg", "job", cwd=tmp_path, path=path, FTFRAME_DISABLE_PLUGINS=disabled)
         assert (again.returncode, again.stderr) == (0, "")

@@ -173,6 +173,7 @@ def test_classification_learns_its_labels(environment, tmp_path):
 REFUSED = {
     "keyword": ("class", "A plugin's name is a word of small letters"),
     "capital": ("Legal", "A plugin's name is a word of small letters"),
+    "end": ("legal-", "A plugin's name is a word of small letters"),
     "path": ("../x", "A plugin's name is a word of small letters"),
     "built-in dataset": ("jsonl", "'jsonl' is the name of a dataset of ftframe already."),
     "built-in option": ("local", "'local' is an option of data already."),
@@ -205,6 +206,14 @@ def test_new_writes_every_file_with_the_name_and_overwrites_nothing(tmp_path, mo
     assert "class CaseLawTemplate:" in (root / "src/ftframe_case_law/prompt_template.py").read_text()
     with pytest.raises(ConfigError, match="exists already, and nothing is overwritten"):
         plugins(["new", "case-law"])
+
+
+def test_name_that_holds_the_placeholder(tmp_path):
+    from ftframe.tasks.plugins import plugins
+
+    assert plugins(["new", "newplugin2", "--folder", str(tmp_path)]) == 0
+    project = (tmp_path / "ftframe-newplugin2" / "pyproject.toml").read_text()
+    assert 'name = "ftframe-newplugin2"' in project and "newplugin22" not in project
 
 
 def test_check_of_what_is_not_installed():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import keyword
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +18,7 @@ from rich.table import Table
 
 from ftframe import survey
 from ftframe.compose import groups
-from ftframe.discovery import OWN
+from ftframe.discovery import DISABLE_VARIABLE, OWN, disabled_names
 from ftframe.errors import ConfigError, PluginError, did_you_mean
 from ftframe.runs import shown
 from ftframe.survey import Row
@@ -28,7 +27,7 @@ __all__ = ["plugins"]
 
 PLACEHOLDER = "newplugin"
 STYLES = {"ok": "green", "slow": "yellow", "disabled": "dim", "broken": "red"}
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
 def plugins(arguments: Sequence[str] = ()) -> int:
@@ -63,7 +62,7 @@ def _list(*, as_json: bool) -> int:
     rows = survey.look_closely(survey.look())
     console = Console(highlight=False)
     if as_json:
-        console.print_json(json.dumps([asdict(row) for row in rows]))
+        console.print_json(data=[asdict(row) for row in rows])
         return 0
     table = Table()
     for column in ("kind", "name", "distribution", "version", "state"):
@@ -77,6 +76,9 @@ def _list(*, as_json: bool) -> int:
             what = " ".join(part for part in (row.kind, row.name) if part)
             reason = " ".join(row.reason.split())
             console.print(f"{row.state}: {escape(f'{what} of {row.distribution}: {reason}')}", soft_wrap=True)
+    absent = sorted(disabled_names() - {row.owner for row in rows} - {"all"})
+    if absent:
+        console.print(f"{DISABLE_VARIABLE} names what is not installed: {escape(', '.join(absent))}", soft_wrap=True)
     return 0
 
 
@@ -124,10 +126,9 @@ def _write_scaffold(name: str, target: Path) -> list[Path]:
     return written
 
 
-def _replaced(text: str, words: dict[str, str]) -> str:
-    for old, new in words.items():
-        text = text.replace(old, new)
-    return text
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    """The text with each word in place of another, in one pass: a new word may hold an old one."""
+    return re.sub("|".join(words), lambda found: words[found[0]], text)
 
 
 def _check(name: str, overrides: Sequence[str]) -> int:
