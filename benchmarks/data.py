@@ -60,7 +60,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 def compare_tokenising(tokenizer: Any, rows: list[Row], rounds: int) -> None:
-    """ftframe against the bare library on the same texts."""
+    """Ftframe against the bare library on the same texts."""
     template, encoder = Llama2(), SegmentEncoder(tokenizer)
     segments: list[Segment] = [segment for row in rows for segment in template.render(row.messages)]
     texts = [piece.content for piece in encoder.pieces(segments) if isinstance(piece.content, str)]

@@ -4,7 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+
+from ftframe.errors import ConfigError, DataError
+
+__all__ = [
+    "API_VERSION",
+    "BOS",
+    "EOS",
+    "IGNORE_INDEX",
+    "METRIC_KINDS",
+    "ROLES",
+    "BadRow",
+    "ConfigError",
+    "Conversation",
+    "DataError",
+    "DatasetBuilder",
+    "Message",
+    "MetricKind",
+    "PromptTemplate",
+    "Role",
+    "Row",
+    "Rows",
+    "Segment",
+    "Splits",
+    "TextMetric",
+    "TokensMetric",
+]
+
+API_VERSION = "1"
+"""Changes when a plugin written for the contracts below would no longer work. A distribution says which versions it is
+written for by entry points in the group `ftframe.api`: `v1 = "its_package"`."""
 
 IGNORE_INDEX = -100
 """Label that the loss skips: the default `ignore_index` of `torch.nn.functional.cross_entropy`."""
@@ -116,3 +146,51 @@ class PromptTemplate(Protocol):
 
         Each supervised turn ends in a supervised special segment: the token that stops generation.
         """
+
+
+MetricKind = Literal["text", "tokens"]
+METRIC_KINDS: tuple[str, ...] = get_args(MetricKind)
+
+
+class TextMetric(Protocol):
+    """A `torchmetrics.Metric` of generated answers as strings, registered in `ftframe.metrics`.
+
+    Its constructor takes the keys beside `name` in the list `metrics`. What it counts is kept in states made by
+    `Metric.add_state`, and `full_state_update = False`, so that several GPUs add up.
+
+    Attributes:
+        kind: `text`; a class that does not say so is taken for one of these.
+    """
+
+    kind: ClassVar[MetricKind]
+
+    def update(self, preds: Sequence[str], target: Sequence[str]) -> None:
+        """Take in one batch: the model's answers, and as many references in the same order."""
+
+    def compute(self) -> Any:
+        """The value over all that was taken in: one number in a tensor."""
+
+    def reset(self) -> None:
+        """Forget what was taken in."""
+
+
+class TokensMetric(Protocol):
+    """As `TextMetric`, of answers as token ids.
+
+    Attributes:
+        kind: `tokens`.
+    """
+
+    kind: ClassVar[MetricKind]
+
+    def update(self, preds: Sequence[Sequence[int]], target: Sequence[Sequence[int]]) -> None:
+        """Take in one batch: the ids of each answer as they were generated and of its reference as it would be taught.
+
+        Neither holds the token that ends an answer.
+        """
+
+    def compute(self) -> Any:
+        """The value over all that was taken in: one number in a tensor."""
+
+    def reset(self) -> None:
+        """Forget what was taken in."""

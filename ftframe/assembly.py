@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from ftframe.console import print_line, progress
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.data.fingerprints import fingerprint_template
 from ftframe.errors import ConfigError
-from ftframe.metrics.generation import Sampling, generate_answers
+from ftframe.local_files import is_local
+from ftframe.metrics.generation import Answer, Generate, Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.artifact import Record
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
@@ -25,7 +26,7 @@ from ftframe.models.isolation import check_isolation
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision, resolve_precision
 from ftframe.models.varlen_attention import VARLEN, check_varlen
-from ftframe.registry import datasets, metrics, origin, prompt_templates
+from ftframe.registry import metrics, prompt_templates
 from ftframe.signatures import check_arguments
 from ftframe.train.schedule import build_scheduler, check_scheduler
 
@@ -181,6 +182,7 @@ def build_template(node: Any, tokenizer: Any, *, key: str = "data.template") -> 
     """The prompt template by name.
 
     Raises:
+        ConfigError: If an argument is wrong.
         PluginError: If no package registers the name.
     """
     template: PromptTemplate = prompt_templates.build(plain(node), key=key, tokenizer=tokenizer)
@@ -198,30 +200,38 @@ def template_sha256(node: Any, template: PromptTemplate) -> str:
     """The hash of a prompt template that was built from a node of the config."""
     arguments = dict(plain(node))
     return fingerprint_template(template, name=arguments.pop("name"), arguments=arguments)
+    return template
 
 
-def build_template_of(record: Record, tokenizer: Any, *, task: str | None = None) -> PromptTemplate:
-    """The prompt template of an artifact, with a warning where it is not the one of the training.
+def artifact_template(record: Record, typed: Any, tokenizer: Any, *, task: str | None = None) -> PromptTemplate:
+    """The prompt template that an artifact was trained with; a warning tells where its code has changed since.
 
     Args:
-        record: What stands beside the artifact.
-        tokenizer: The artifact's.
+        record: What stands beside the artifact. A name there is looked up among installed packages, but a local file is
+            not run because an artifact names it.
+        typed: The config's node `template`, by which the user names that file.
+        tokenizer: The artifact's tokenizer.
         task: Whose template, of a run whose tasks have their own.
 
     Raises:
-        ConfigError: If the run has no such task.
+        ConfigError: If the artifact's template is a local file and none is typed, or the other way round.
         PluginError: If no package registers the name.
     """
-    if task is not None:
-        if task not in record.tasks:
-            known = f"Tasks: {', '.join(record.tasks)}." if record.tasks else "Its tasks share one; leave task out."
-            raise ConfigError(f"task={task}: the run has no prompt template of that name. {known}")
-        return build_template(record.tasks[task], tokenizer, key=f"data.tasks.{task}.template")
-    template = build_template(record.template, tokenizer)
-    if record.template_sha256 and template_sha256(record.template, template) != record.template_sha256:
+    saved = record.template if task is None else record.tasks[task]
+    given, name = plain(typed), saved["name"]
+    if not is_local(name) and given["name"] is not None:
+        raise ConfigError(f"template.name={given['name']}: this run has a template of its own, '{name}'.")
+    if is_local(name) and given["name"] is None:
+        raise ConfigError(
+            f"This run's prompt template is the local file {name}, and code is not run because an artifact names it. "
+            f"If you trust that file, say so: template.name={name}"
+        )
+    node = {**saved, **given} if is_local(name) else saved
+    template = build_template(node, tokenizer, key="template")
+    if task is None and record.template_sha256 not in ("", template_sha256(saved, template)):
         warning = (
-            f"The prompt template '{record.template['name']}' is not the one of the training: its code or its Jinja "
-            "text has changed since, so prompts may be written otherwise than the model has learnt them."
+            f"The prompt template '{name}' is not the one of the training: its code or its Jinja text has changed "
+            "since, so prompts may be written otherwise than the model has learnt them."
         )
         logger.warning(warning)
         print_line(f"Warning: {warning}")
@@ -284,24 +294,22 @@ def build_optimizer(node: Any, parameters: Sequence[torch.nn.Parameter]) -> Any:
 
 
 def build_metrics(nodes: Sequence[Any]) -> dict[str, Any]:
-    """Text metrics by the name they are logged under."""
-    return {node["name"]: metrics.build(plain(node), key=f"metrics[{i}]") for i, node in enumerate(nodes)}
+    """Text metrics by the name they are logged under: their own, or that of the class in a local file."""
+    built = [metrics.build(plain(node), key=f"metrics[{i}]") for i, node in enumerate(nodes)]
+    return {node["name"].rpartition(":")[2]: metric for node, metric in zip(nodes, built, strict=True)}
 
 
-def answerer(
-    tokenizer: Any, sampling: Sampling, *, batch_size: int
-) -> Callable[[Any, Sequence[Sequence[int]]], Iterator[tuple[int, str]]]:
+def answerer(tokenizer: Any, sampling: Sampling, *, batch_size: int) -> Generate:
     """A function from a model and prompts to answers, with a progress bar."""
     decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
-    def answer(model: Any, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, str]]:
+    def generate(model: Any, prompts: Sequence[Sequence[int]]) -> Iterator[Answer]:
         with progress("generate answers", total=len(prompts)) as advance:
-            answers = generate_answers(model, prompts, decode=decode, sampling=sampling, batch_size=batch_size)
-            for pair in answers:
+            for answer in generate_answers(model, prompts, decode=decode, sampling=sampling, batch_size=batch_size):
                 advance()
-                yield pair
+                yield answer
 
-    return answer
+    return generate
 
 
 def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any) -> Any:
@@ -316,15 +324,6 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         enable_checkpointing=False,  # Lightning's default one; ours are added when the number of steps is known
         deterministic=cfg.deterministic,
     )
-
-
-def origins(cfg: Any) -> dict[str, str]:
-    """Which distribution and version each registered name of a run comes from."""
-    templates = [cfg.data.template, *(task.template for task in cfg.data.tasks.values() if task.template)]
-    used = [(datasets, name) for name in dataset_names(cfg.data)]
-    used += [(prompt_templates, node["name"]) for node in templates]
-    used += [(metrics, node["name"]) for node in cfg.metrics]
-    return {f"{registry.kind} {name}": origin(registry.entries[name]) for registry, name in used}
 
 
 def dataset_names(data: Any) -> list[str]:

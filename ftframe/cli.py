@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from ftframe import __version__
@@ -20,7 +21,11 @@ CONFIGURED = {
 }
 """Commands that take Hydra overrides; each has a file of its name in `conf/` and in `ftframe/tasks/`."""
 
-PLAIN = {"doctor": "check that this machine can train"}
+PLAIN = {
+    "doctor": "check that this machine can train",
+    "plugins": "list what is installed, start a plugin (plugins new NAME), check one (plugins check NAME)",
+}
+"""Commands with arguments of their own."""
 
 USAGE = f"""ftframe {__version__}: fine-tune a language model from a configuration.
 
@@ -31,6 +36,9 @@ usage: ftframe <command> [group=option] [key=value]
 config groups (details: ftframe fit --help):
 {{groups}}
 
+names for data.dataset.name, data.template.name and metrics (details: ftframe plugins):
+{{names}}
+{{troubles}}
 examples:
   ftframe fit                                  train the embedded model on the embedded data
   ftframe fit peft=lora optim.lr=1e-3          change a group and a key
@@ -87,7 +95,7 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0].startswith("-") and not arguments[0].startswith("--config-name="):
         arguments = [_completed_command() or "fit", *arguments]  # flags of Hydra's own: shell completion
     if arguments[0] in PLAIN:
-        return int(_task(arguments[0])())
+        return int(_task(arguments[0])(arguments[1:]))
     return _run_configured(arguments)
 
 
@@ -114,11 +122,12 @@ def _run_configured(arguments: list[str]) -> int:
 
 
 def _execute(command: str, cfg: Any) -> None:
-    """Show the config at once, then import the libraries and run."""
-    from ftframe import console
+    """Show the config at once, then import the plugins that it names, then the libraries, and run."""
+    from ftframe import compose, console
 
     console.capture_library_logs()
     console.print_config(cfg)
+    compose.check_names(cfg)
     task = _task(command)
     console.quieten_libraries()
     task(cfg)
@@ -148,10 +157,22 @@ def _quote_prompt(argument: str) -> str:
 
 def _usage() -> str:
     from ftframe.compose import groups
+    from ftframe.registry import REGISTRIES
+    from ftframe.survey import troubles
 
-    commands = "\n".join(f"  {name:<10}{text}" for name, text in {**CONFIGURED, **PLAIN}.items())
-    options = "\n".join(f"  {group:<12}{', '.join(names)}" for group, names in groups().items())
-    return USAGE.format(commands=commands, groups=options)
+    names = {kind: registry.names() for kind, registry in REGISTRIES.items()}
+    left_out = "".join(f"  {trouble}\n" for trouble in troubles())
+    return USAGE.format(
+        commands=_table({**CONFIGURED, **PLAIN}),
+        groups=_table({group: ", ".join(options) for group, options in groups().items()}),
+        names=_table({kind: ", ".join(given) for kind, given in names.items()}),
+        troubles=f"\nplugins that cannot be used:\n{left_out}" if left_out else "",
+    )
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"  {name:<{width}}{text}" for name, text in rows.items())
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -1,13 +1,11 @@
-"""Composing and checking the configuration: the only module that touches Hydra's internals."""
+"""Composing and checking the configuration: with `search_path`, all that touches Hydra's internals."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from importlib.resources import files
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import hydra
@@ -16,12 +14,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
+from ftframe import config_folders, search_path
+from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError, did_you_mean
+from ftframe.extensions import check_named
 from ftframe.runs import new_run_id
 from ftframe.schema import SCHEMAS, FitConfig, TaskConfig
-
-CONFIG_PACKAGE = "ftframe.conf"
 
 TARGET_PREFIXES = (
     "torch.optim.",
@@ -51,16 +51,18 @@ def run(task: Callable[[Any], None], command: str) -> None:
         except Exception as error:  # kept from Hydra, which would stop a grid at its first failure
             failures.append(error)
 
-    main = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_PACKAGE}", config_name=command)
+    main = hydra.main(version_base="1.3", config_path=f"pkg://{BUILT_IN}", config_name=command)
     try:
+        search_path.refuse_clashes_of(sys.argv[1:])
         main(run_cell)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error
     if failures:
         raise failures[0]
 
 
 def _register() -> None:
+    search_path.register()
     store = ConfigStore.instance()
     for command, schema in SCHEMAS.items():
         store.store(name=f"{command}_schema", node=schema, provider="ftframe")
@@ -124,6 +126,16 @@ def _type_tasks(cfg: Any) -> None:
             tasks[name] = OmegaConf.merge(schema, OmegaConf.to_container(tasks[name]))
         except OmegaConfBaseException as error:
             raise ConfigError(_explain_key(error, schema, prefix=f"{key}.")) from error
+
+
+def check_names(cfg: DictConfig) -> None:
+    """Hold every dataset, template and metric of a checked config against its signature; this imports their modules.
+
+    Raises:
+        ConfigError: If an argument is unknown, missing or of the wrong type.
+        PluginError: If a name is unknown, or what it stands for cannot be used.
+    """
+    check_named(OmegaConf.to_container(cfg))
 
 
 _AT_LEAST = {
@@ -205,12 +217,18 @@ def _explain(error: Exception, command: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         hint = did_you_mean(option, error.options)
-        return f"Unknown option '{group}={option}'.{hint}\nOptions of {group}: {', '.join(error.options)}."
+        shown = f"Unknown option '{group}={option}'.{hint}\nOptions of {group}: {', '.join(error.options)}."
+        return "\n".join([shown, *_left_out()])
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
         return _explain_override(match.group(1), command, overrides)
     cause = re.split(r"\n\s*full_key", f"\n{error.__cause__}")[0] if error.__cause__ else ""
     return f"{error}{cause}".strip()
+
+
+def _left_out() -> list[str]:
+    """A line for each installed distribution whose configs are not searched."""
+    return [f"Not searched: {f.source}: {f.trouble}." for f in config_folders.installed() if f.trouble]
 
 
 def _explain_override(key: str, command: str, overrides: Iterable[str]) -> str:
@@ -226,10 +244,8 @@ def _keys_beside(key: str, command: str, overrides: list[str]) -> list[str]:
     """Keys and groups that could stand where an unknown key stands."""
     parent = key.rpartition(".")[0]
     for attempt in (overrides, []):  # without the user's other overrides if these do not compose either
-        GlobalHydra.instance().clear()
         try:
-            with hydra.initialize_config_module(CONFIG_PACKAGE, version_base="1.3"):
-                cfg = hydra.compose(command, overrides=attempt)
+            cfg = compose(command, attempt)
         except (HydraException, OmegaConfBaseException):
             continue
         node: Any = cfg
@@ -241,13 +257,19 @@ def _keys_beside(key: str, command: str, overrides: list[str]) -> list[str]:
     return []
 
 
+def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config of a command, composed but not checked.
+
+    Raises:
+        HydraException: If an override or an option is wrong.
+        OmegaConfBaseException: If a value is of the wrong type.
+    """
+    _register()
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_module(BUILT_IN, version_base="1.3"):
+        return hydra.compose(command, overrides=list(overrides))
+
+
 def groups() -> dict[str, list[str]]:
-    """Options of each config group, read from the package's files."""
-    root = files(importlib.import_module(CONFIG_PACKAGE))
-    found: dict[str, list[str]] = {}
-    for folder in sorted(root.iterdir(), key=lambda path: path.name):
-        if folder.is_dir():
-            options = sorted(f.name.removesuffix(".yaml") for f in folder.iterdir() if f.name.endswith(".yaml"))
-            if options:
-                found[folder.name] = options
-    return found
+    """Options of each config group: ftframe's own, and those of installed distributions."""
+    return config_folders.groups([config_folders.built_in(), *config_folders.usable()])

@@ -5,15 +5,16 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, metadata, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from typing import Literal
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from ftframe.discovery import DISABLE_VARIABLE, OWN
 from ftframe.errors import PluginError
 from ftframe.registry import Registry
 
@@ -112,49 +113,28 @@ def known_bad() -> Check:
 def plugins(registry: Registry) -> Check:
     """The names of one kind and where they come from; those that ftframe does not ship are imported."""
     name = f"{registry.kind}s".replace("_", " ")
-    try:
-        entries = registry.entries
-    except PluginError as error:
-        return Check(name, "fail", str(error), f"pip uninstall {rival(registry.group)}")
-    if not entries:
-        return Check(name, "fail", f"no package registers a {registry.kind}", "pip install --force-reinstall ftframe")
     grouped = defaultdict(list)
-    for entry in entries.values():
-        grouped[source(entry)].append(entry.name)
+    for given in registry.names():
+        for claim in registry.claims[given]:
+            grouped[claim.source].append(given)
+    if not grouped:
+        return Check(name, "fail", f"no package registers a {registry.kind}", "pip install --force-reinstall ftframe")
     shown = "; ".join(f"{', '.join(names)} ({where})" for where, names in grouped.items())
-    broken = {entry.name: trouble for entry in entries.values() if (trouble := import_trouble(entry))}
+    broken = {given: trouble for given in registry.claims if (trouble := name_trouble(registry, given))}
     if not broken:
         return Check(name, "ok", shown)
-    detail = "; ".join(f"'{given}' of {source(entries[given])} does not import: {why}" for given, why in broken.items())
-    owners = " ".join(dict.fromkeys(owner(entries[given]) for given in broken))
-    return Check(name, "warn", f"{shown}; {detail}", f"pip install --upgrade --force-reinstall {owners}")
+    rivals = [[claim.owner for claim in registry.claims[given] if claim.owner != OWN] for given in broken]
+    owners = dict.fromkeys(owners[-1] for owners in rivals)  # of two that are at odds, one has to go
+    return Check(name, "warn", "; ".join([shown, *broken.values()]), f"export {DISABLE_VARIABLE}={','.join(owners)}")
 
 
-def import_trouble(entry: EntryPoint) -> str:
-    """Why a plugin does not import, or an empty string. What ftframe ships is trusted unseen."""
-    if owner(entry) == "ftframe":
+def name_trouble(registry: Registry, name: str) -> str:
+    """Why a name cannot be used, or an empty string. What ftframe ships is trusted unseen, what is disabled ignored."""
+    found = [claim for claim in registry.claims[name] if not claim.is_disabled]
+    if not found or {claim.owner for claim in found} == {OWN}:
         return ""
     try:
-        entry.load()
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # a plugin may even call sys.exit at import
-        return reason(error)
+        registry.load(name)
+    except PluginError as error:
+        return str(error)
     return ""
-
-
-def rival(group: str) -> str:
-    """The distribution to uninstall where two register one name: not ftframe itself, if that is one of them."""
-    found = entry_points(group=group)
-    claims = Counter(entry.name for entry in found)
-    return max({owner(entry) for entry in found if claims[entry.name] > 1} - {"ftframe"}, default="ftframe")
-
-
-def owner(entry: EntryPoint) -> str:
-    """The canonical name of the distribution that registers an entry point."""
-    return canonicalize_name(entry.dist.name) if entry.dist else "unknown"
-
-
-def source(entry: EntryPoint) -> str:
-    """The distribution with its version."""
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown"

@@ -20,6 +20,7 @@ from ftframe.data.examples import Examples
 from ftframe.data.fingerprints import fingerprint_source, fingerprint_tokenizer
 from ftframe.data.mixing import Mixture, plan_mixture
 from ftframe.data.prepared import BadRowPolicy, PreparedTask, Prompt, TaskSource, prepare_task
+from ftframe.data.segments import SegmentEncoder
 from ftframe.data.streaming import Stream
 from ftframe.data.tokenizing import Limit, tokenize_rows
 from ftframe.errors import ConfigError
@@ -254,10 +255,15 @@ def generation_metrics(
     prepared: PreparedData, nodes: Sequence[Any], *, tokenizer: Any, sampling: Sampling, batch_size: int
 ) -> GenerationMetrics:
     """The callback that answers the validation prompts."""
+
+    def encode(text: str) -> list[int]:
+        return SegmentEncoder(tokenizer).encode_texts([text])[0]
+
     return GenerationMetrics(
         [prompt.ids for prompt in prepared.prompts],
         [prompt.reference for prompt in prepared.prompts],
         metrics=build_metrics(nodes),
         generate=answerer(tokenizer, sampling, batch_size=batch_size),
         tasks=[prompt.task for prompt in prepared.prompts],
+        encode=encode,
     )

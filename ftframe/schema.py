@@ -198,6 +198,8 @@ class EvaluateConfig:
     """Run folder of a finished fit, or an adapter or model folder."""
     base: str | None = None
     """Where the base model is now, if not where it was in training."""
+    template: dict[str, Any] = field(default_factory=lambda: {"name": None})
+    """`name` is the run's prompt template where that is a local file: an artifact does not decide which code runs."""
     trust_remote_code: bool = False
     seed: int = 0
     deterministic: bool = False
@@ -219,6 +221,8 @@ class PredictConfig:
     """Run folder of a finished fit, or an adapter or model folder."""
     base: str | None = None
     """Where the base model is now, if not where it was in training."""
+    template: dict[str, Any] = field(default_factory=lambda: {"name": None})
+    """`name` is the run's prompt template where that is a local file: an artifact does not decide which code runs."""
     trust_remote_code: bool = False
     task: str | None = None
     """Whose prompt template to use, of a run whose tasks have their own."""

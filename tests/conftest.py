@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +49,89 @@ def llama2_tokenizer(llama2_folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(llama2_folder)
+
+
+Distribute = Callable[..., Path]
+
+
+@pytest.fixture
+def distribute(tmp_path: Path) -> Distribute:
+    """Write a distribution as it stands when it is installed; returns the folder to put on the import path."""
+
+    def add(
+        distribution: str,
+        entries: Mapping[str, Mapping[str, str]],
+        files: Mapping[str, str],
+        *,
+        api: str | None = "v1",
+        version: str = "1.2",
+    ) -> Path:
+        folder = tmp_path / "distributions" / distribution
+        groups = {**({"ftframe.api": {api: distribution.replace("-", "_")}} if api else {}), **entries}
+        lines = [
+            line
+            for group, names in groups.items()
+            for line in (f"[{group}]", *(f"{n} = {v}" for n, v in names.items()))
+        ]
+        info = f"{distribution.replace('-', '_')}-{version}.dist-info"
+        metadata = f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        written = {f"{info}/METADATA": metadata, f"{info}/entry_points.txt": "\n".join(lines), **files}
+        for name, text in written.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        return folder
+
+    return add
+
+
+NOT_SOURCE = (".*", "build", "outputs", "*.egg-info", "__pycache__")
+"""What a source tree may hold beside its sources."""
+
+
+class Environment:
+    """A virtual environment of its own, which sees the libraries and the ftframe of this one."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make it; nothing is installed in it yet."""
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
+        self.python = folder / "bin" / "python"
+        libraries = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+        seen = "; ".join(f"site.addsitedir({path!r})" for path in site.getsitepackages())
+        (Path(libraries) / "seen.pth").write_text(f"import site; {seen}\n")
+
+    def run(self, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a module: `environment.run("ftframe", "fit", cwd=folder)`."""
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        return subprocess.run(
+            [str(self.python), "-m", *arguments],
+            cwd=cwd,
+            env={**kept, "HF_HUB_OFFLINE": "1", **environment},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+
+    def install(self, source: Path) -> Path:
+        """Install a source tree as pip does, without an index; returns the copy that it used."""
+        copy = self.python.parents[2] / source.name  # building leaves files beside the sources
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns(*NOT_SOURCE))
+        offline = ("--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", "--quiet")
+        done = self.run("pip", "install", *offline, str(copy), cwd=copy)
+        assert done.returncode == 0, done.stderr
+        return copy
+
+
+@pytest.fixture(scope="session")
+def new_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Environment]:
+    """Makes environments in which plugins can be installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    for package, least in (("setuptools", 77), ("pip", 23)):
+        try:
+            found = version(package)
+        except PackageNotFoundError:
+            found = "0"
+        if int(found.partition(".")[0]) < least:
+            pytest.skip(f"{package}>={least} is needed to install a package without an index; here is {found}")
+    return lambda: Environment(tmp_path_factory.mktemp("environment") / "venv")

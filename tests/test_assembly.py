@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from ftframe.assembly import build, build_template, build_template_of, check_node, locate, template_sha256
+from ftframe.assembly import (
+    artifact_template,
+    build,
+    build_metrics,
+    build_template,
+    check_node,
+    locate,
+    template_sha256,
+)
 from ftframe.compose import TARGET_PREFIXES
 from ftframe.data.prompt_templates import Alpaca
 from ftframe.errors import ConfigError
@@ -69,8 +77,8 @@ def test_node_without_a_target_is_refused() -> None:
         check_node({"lr": 1.0}, "optim")
 
 
-def record_of(template_sha256: str) -> Record:
-    return Record("adapter", {}, "float32", None, {"name": "alpaca"}, template_sha256=template_sha256)
+def record_of(template_sha256: str = "", name: str = "alpaca") -> Record:
+    return Record("adapter", {}, "float32", None, {"name": name}, template_sha256=template_sha256)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +88,30 @@ def test_a_template_that_changed_since_the_training_is_warned_of(
     recorded: str | None, warned: bool, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     same = template_sha256({"name": "alpaca"}, build_template({"name": "alpaca"}, None))
-    template = build_template_of(record_of(same if recorded is None else recorded), tokenizer=None)
+    template = artifact_template(record_of(same if recorded is None else recorded), {"name": None}, None)
     assert isinstance(template, Alpaca)
     assert ("The prompt template 'alpaca' is not the one of the training" in capsys.readouterr().out) is warned
     assert ("'alpaca' is not the one of the training" in caplog.text) is warned
+
+
+TEMPLATE = "class Mine:\n    def render(self, messages):\n        return []\n"
+
+
+def test_code_runs_because_the_user_names_it_not_an_artifact(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n{TEMPLATE}")
+    saved, none = {"name": f"{file}:Mine"}, {"name": None}
+    with pytest.raises(ConfigError, match=f"say so: template.name={file}:Mine"):
+        artifact_template(record_of(name=saved["name"]), none, None)
+    assert not (tmp_path / "ran").exists()
+    assert type(artifact_template(record_of(name=saved["name"]), saved, None)).__name__ == "Mine"
+    assert type(artifact_template(record_of(name="plain"), none, None)).__name__ == "Plain"
+    with pytest.raises(ConfigError, match="this run has a template of its own, 'plain'"):
+        artifact_template(record_of(name="plain"), saved, None)
+
+
+def test_metric_of_a_file_is_logged_under_the_name_of_its_class(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from ftframe.metrics.text import ExactMatch\nclass Mine(ExactMatch): ...\n")
+    built = build_metrics(OmegaConf.create([{"name": f"{tmp_path}/mine.py:Mine", "ignore_case": True}]))
+    assert list(built) == ["Mine"]
+    assert built["Mine"].ignore_case is True

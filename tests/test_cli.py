@@ -74,7 +74,7 @@ def test_usage_names_every_command(tmp_path: Path) -> None:
     usage = run("--help", cwd=tmp_path).stdout
     for name in (*CONFIGURED, *PLAIN):
         assert f"\n  {name} " in usage, name
-    assert {*CONFIGURED, *PLAIN} == {"fit", "preview", "evaluate", "predict", "doctor"}
+    assert {*CONFIGURED, *PLAIN} == {"fit", "preview", "evaluate", "predict", "doctor", "plugins"}
 
 
 BAD = {
@@ -85,13 +85,19 @@ BAD = {
     "fit +data.max_lenght=9": ("error: Unknown key 'data.max_lenght'. Did you mean 'max_length'?", "Allowed: dataset"),
     "fit data.max_length=abc": ("error: Error merging override data.max_length=abc", "Value 'abc' of type 'str' could"),
     "fit model.init=foo": ("error: Error merging override model.init=foo", "one of [pretrained, random]"),
-    "fti": ("error: Unknown command 'fti'. Did you mean 'fit'?", "Commands: fit, preview, evaluate, predict, doctor."),
+    "fti": (
+        "error: Unknown command 'fti'. Did you mean 'fit'?",
+        "Commands: fit, preview, evaluate, predict, doctor, plugins.",
+    ),
     "fit data=jsonl": ("error: No value for data.dataset.path.", "Set it on the command line: data.dataset.path="),
     "fit peft=qlora quant=none": ("error: peft=qlora is LoRA on a quantised base", "Use quant=4bit or quant=8bit"),
     "fit peft=none quant=4bit": ("error: peft=none trains every weight", "Use quant=none, or an adapter"),
     "fit data=[": ("error: ", "'['"),
+    "fit hydra.searchpath=[": ("error: ", "'['"),
     "fit optim._target_=os.system": ("error: optim._target_=os.system is not allowed", "torch.optim"),
     "evaluate": ("error: No value for run.", "run=..."),
+    "doctor now": ("error: ftframe doctor takes no arguments, and was given now.",),
+    "plugins check nothing": ("error: No installed distribution 'nothing' adds anything to ftframe.", "Installed: "),
     "predict run=x promt=hello": ("error: Unknown key 'promt'. Did you mean 'prompt'?", "Allowed: "),
 }
 
@@ -142,6 +148,18 @@ BAD_LATER = {
     ),
     "fit data.dataset.siez=3": ("error: Unknown key 'data.dataset.siez'. Did you mean 'size'?",),
     "fit +data.dataset.siez=3": ("error: Unknown key 'data.dataset.siez'. Did you mean 'size'?",),
+    "fit data=local data.dataset.name=./mine.py:build": (
+        "error: data.dataset.name=./mine.py:build: there is no file mine.py below ",
+        "Did you mean 'mini.py'?",
+    ),
+    "fit data=local data.dataset.name=./mini.py:build": (
+        "name=./mini.py:build: mini.py has no 'build'. Did you mean 'built'?",
+    ),
+    "fit data=local data.dataset.name=./mini.py:built +data.dataset.siez=3": (
+        "error: Unknown key 'data.dataset.siez'. Did you mean 'size'?",
+        "data=local starts without the keys of another dataset.",
+    ),
+    "fit data=local data.dataset.name=./mini.py:rows": ("./mini.py:rows cannot be used: it is of type list",),
     "fit data.template.name=lama2": ("error: Unknown prompt_template 'lama2'. Did you mean 'llama2'?", "Installed: "),
 }
 
@@ -155,9 +173,11 @@ def test_bad_input_that_the_libraries_judge(line: str, messages: tuple[str, ...]
         '{"prompt": "u", "completion": "a"}\n' * 2 + '{"prompt": "u", "completion": null}\n'
     )
     (tmp_path / "bad.csv").write_text("prompt,completion\nu,None\nu,\n")
+    (tmp_path / "mini.py").write_text("rows = []\ndef built(*, size: int = 3): raise AssertionError('called')\n")
+    before = sorted(path.name for path in tmp_path.iterdir())
     done = run(*line.split(), cwd=tmp_path)
     assert_one_error(done, messages, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.csv", "bad.jsonl", "empty.jsonl", "missin.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 QUOTED = {

@@ -16,12 +16,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from ftframe import compose
 from ftframe.assembly import check_cell, check_nodes
+from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError
 from ftframe.schema import SCHEMAS
 
-CONF = Path(str(files(compose.CONFIG_PACKAGE)))
+CONF = Path(str(files(BUILT_IN)))
 GROUPS = compose.groups()
-NEEDS_PATH = {"csv", "jsonl", "table", "text"}
+NEEDED = {
+    **dict.fromkeys(("csv", "jsonl", "table", "text"), ("data.dataset.path=somewhere",)),
+    "local": ("data.dataset.name=table", "+data.dataset.path=somewhere"),
+}
 QUANT = ("none", "4bit", "8bit")
 
 
@@ -30,7 +34,7 @@ def initialized() -> Iterator[None]:
     """Hydra, pointed at the package's configuration and taken back afterwards."""
     compose._register()
     GlobalHydra.instance().clear()
-    with hydra.initialize_config_module(compose.CONFIG_PACKAGE, version_base="1.3"):
+    with hydra.initialize_config_module(BUILT_IN, version_base="1.3"):
         yield
 
 
@@ -52,7 +56,7 @@ def cells() -> list[tuple[str, tuple[str, ...]]]:
     ]
     for group, options in GROUPS.items():
         for option in options:
-            more = ("data.dataset.path=somewhere",) if group == "data" and option in NEEDS_PATH else ()
+            more = NEEDED.get(option, ()) if group == "data" else ()
             if (group, option) == ("quant", "none"):
                 more = ("peft=lora",)
             if (group, option) == ("peft", "none"):
@@ -83,6 +87,7 @@ def test_it_composes_and_its_libraries_take_it(command: str, overrides: tuple[st
     assert not OmegaConf.missing_keys(cfg)
     assert re.fullmatch(rf"outputs/{command}/\d{{4}}-\d\d-\d\d_\d\d-\d\d-\d\d_[a-z]{{4}}", cfg.output_dir)
     if command == "fit":
+        compose.check_names(cfg)
         check_nodes(cfg)
         check_cell(cfg)
 

@@ -11,6 +11,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_every_package_is_listed():
     found = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in ROOT.glob("ftframe/**/__init__.py")}
+    found = {package for package in found if not package.startswith("ftframe.scaffold.")}  # data, to be copied
     assert len(found) >= 7
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == found | {"ftframe.conf"}
 
@@ -36,3 +37,12 @@ def test_readme_has_the_two_commands():
     readme = (ROOT / "README.md").read_text()
     assert "```bash ci\npip install -c constraints.txt -e . && ftframe fit\n```" in readme
     assert "```bash ci\npip install -c constraints.txt -e '.[test]' && pytest\n```" in readme
+
+
+def test_scaffold_is_shipped_whole():
+    folder = ROOT / "ftframe"
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["ftframe"]
+    shipped = {path for pattern in patterns for path in folder.glob(pattern)}
+    files = {path for path in (folder / "scaffold").rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert len(files) == 12
+    assert files <= shipped

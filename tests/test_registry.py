@@ -11,7 +11,7 @@ import pytest
 
 from ftframe import registry
 from ftframe.errors import ConfigError, PluginError
-from ftframe.registry import Registry, origin
+from ftframe.registry import Registry
 
 Install = Callable[..., None]
 
@@ -33,7 +33,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         info.mkdir(parents=True)
         (folder / f"{module}.py").write_text(code)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(f"[ftframe.widgets]\n{name} = {module}:{target}\n")
+        (info / "entry_points.txt").write_text(
+            f"[ftframe.api]\nv1 = {module}\n[ftframe.widgets]\n{name} = {module}:{target}\n"
+        )
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.delitem(sys.modules, module, raising=False)
 
@@ -187,7 +189,7 @@ def test_wrong_argument_names_the_key(arguments: dict, message: str, install: In
 @pytest.mark.parametrize("group", BUILT_IN)
 def test_every_built_in_name_loads(group: str) -> None:
     registered: Registry = getattr(registry, group)
-    own = {name for name in registered.names() if origin(registered.entries[name]).startswith("ftframe ")}
+    own = {name for name in registered.names() if registered.origin(name).startswith("ftframe ")}
     assert own == BUILT_IN[group]
     for name in own:
         assert callable(registered.load(name)), name

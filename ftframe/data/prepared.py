@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from ftframe.data.splitting import hold_out
 from ftframe.data.streaming import Stream
 from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids
 from ftframe.data.tokenizing import Limit, Tokenized, tokenize_rows
-from ftframe.errors import ConfigError, DataError, PluginError
+from ftframe.errors import ConfigError, DataError
 
 PROBE = 100
 """Rows of a stream that are tokenised and checked before training."""
@@ -174,7 +174,7 @@ def prepare_task(source: TaskSource, *, progress: Progress, train: bool = True, 
     splits = dict(source.splits)
     if not isinstance(splits["train"], Sequence):
         stream = splits.pop("train")
-        _check_stream(stream, splits, source)
+        _check_stream(splits, source)
         if train:
             task.train = _open_stream(task, stream)
     rows = {split: _read(task, split, items) for split, items in splits.items()}
@@ -295,18 +295,12 @@ def _open_stream(task: PreparedTask, rows: Rows) -> Stream:
     return stream
 
 
-def _check_stream(stream: object, splits: Mapping[str, object], source: TaskSource) -> None:
-    """Refuse a stream that cannot start anew, or of which nothing can be held out.
+def _check_stream(splits: Mapping[str, object], source: TaskSource) -> None:
+    """Refuse a stream of which nothing can be held out.
 
     Raises:
-        PluginError: If it is an iterator.
         ConfigError: If there is no validation split.
     """
-    if isinstance(stream, Iterator):
-        raise PluginError(
-            f"The dataset of {source.label('train')} returns a {type(stream).__name__}, which can be read only once. "
-            "Return a list, or an object whose __iter__ starts anew."
-        )
     if "validation" not in splits:
         raise ConfigError(
             f"{source.label('train')} is streamed, so no share of it can be held out. Set "

@@ -73,12 +73,13 @@ def _facts_about(people: Sequence[Person]) -> Callable[[int, int], list[Conversa
 def _descriptions(size: int, seed: int) -> list[Conversation]:
     """Instructions to describe a person, and a sentence or two that do."""
     dice = Dice(seed)
-    rows = []
+    rows: list[Conversation] = []
     for _ in range(size):
         person = dice.pick(PEOPLE)
         fact = dice.pick(person[1:])
         answer = f"{fact.name} lives in {person[0].value} and {fact.relation.predicates[0].format(fact.value)}."
-        rows.append([Message("user", f"Describe {fact.name}: home and {fact.relation.noun}."), Message("assistant", answer)])
+        question = f"Describe {fact.name}: home and {fact.relation.noun}."
+        rows.append([Message("user", question), Message("assistant", answer)])
     return rows
 
 

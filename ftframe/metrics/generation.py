@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 import torch
@@ -73,6 +73,24 @@ def _until(tokens: list[int], stops: set[int]) -> list[int]:
     return next((tokens[:i] for i, token in enumerate(tokens) if token in stops), tokens)
 
 
+class Answer(NamedTuple):
+    """What a model answered.
+
+    Attributes:
+        position: Which prompt.
+        text: The answer.
+        tokens: The same as token ids, as they were generated, without the token that ended it.
+    """
+
+    position: int
+    text: str
+    tokens: list[int]
+
+
+Generate = Callable[[Any, Sequence[Sequence[int]]], Iterable[Answer]]
+"""From a model and the token ids of prompts to the answers, in any order."""
+
+
 def generate_answers(
     model: Any,
     prompts: Sequence[Sequence[int]],
@@ -80,13 +98,13 @@ def generate_answers(
     decode: Callable[[list[int]], str],
     sampling: Sampling,
     batch_size: int,
-) -> Iterator[tuple[int, str]]:
-    """Answers as they come, each with the index of its prompt; prompts of like length share a batch."""
+) -> Iterator[Answer]:
+    """Answers as they come; prompts of like length share a batch."""
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size]
         answers = generate_batch(model, [prompts[i] for i in indices], sampling=sampling)
-        yield from zip(indices, map(decode, answers), strict=True)
+        yield from (Answer(i, decode(tokens), tokens) for i, tokens in zip(indices, answers, strict=True))
 
 
 class GenerationMetrics(Callback):
@@ -101,7 +119,8 @@ class GenerationMetrics(Callback):
         references: Sequence[str],
         *,
         metrics: Mapping[str, Metric],
-        generate: Callable[[Any, Sequence[Sequence[int]]], Iterator[tuple[int, str]]],
+        generate: Generate,
+        encode: Callable[[str], list[int]] = lambda text: [],
         tasks: Sequence[str] = (),
     ) -> None:
         """Keep what is needed.
@@ -109,8 +128,9 @@ class GenerationMetrics(Callback):
         Args:
             prompts: Token ids of each prompt.
             references: The right answer to each.
-            metrics: Metrics by the name they are logged under.
-            generate: Yields index and answer for a model and prompts, as `generate_answers` does.
+            metrics: Metrics by the name they are logged under; the `kind` of each says what it is fed with.
+            generate: Answers the prompts, as `generate_answers` does.
+            encode: From a reference to the token ids that training would have taught, for metrics of the kind `tokens`.
             tasks: The name of each prompt's task; the metrics of a task with a name are logged apart, too.
         """
         self.answers: dict[int, str] = {}
@@ -118,6 +138,7 @@ class GenerationMetrics(Callback):
         self._references = references
         self._metrics = metrics
         self._generate = generate
+        self._encode = encode
         self._tasks = tasks or [""] * len(prompts)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -126,17 +147,34 @@ class GenerationMetrics(Callback):
             return
         mine = list(range(trainer.global_rank, len(self._prompts), trainer.world_size))
         self.answers = {}
-        for position, answer in self._generate(pl_module.model, [self._prompts[i] for i in mine]):
-            self.answers[mine[position]] = answer
-        self._measure(pl_module, "val", mine)
+        tokens: dict[int, list[int]] = {}
+        for position, text, ids in self._generate(pl_module.model, [self._prompts[i] for i in mine]):
+            self.answers[mine[position]] = text
+            tokens[mine[position]] = ids
+        self._measure(pl_module, "val", mine, tokens)
         for task in dict.fromkeys(filter(None, self._tasks)):
-            self._measure(pl_module, f"val/{task}", [i for i in mine if self._tasks[i] == task])
+            self._measure(pl_module, f"val/{task}", [i for i in mine if self._tasks[i] == task], tokens)
 
-    def _measure(self, pl_module: L.LightningModule, prefix: str, mine: Sequence[int]) -> None:
+    def _measure(
+        self, pl_module: L.LightningModule, prefix: str, mine: Sequence[int], tokens: Mapping[int, list[int]]
+    ) -> None:
         """Log each metric of some of this rank's answers, over all ranks."""
         for name, metric in self._metrics.items():
             metric.reset()
             metric.to(pl_module.device)
             if mine:
-                metric.update([self.answers[i] for i in mine], [self._references[i] for i in mine])
+                metric.update(*self._pairs(metric, mine, tokens))
             pl_module.log(f"{prefix}/{name}", metric.compute().float())
+
+    def _pairs(
+        self, metric: Metric, indices: Sequence[int], tokens: Mapping[int, list[int]]
+    ) -> tuple[list[Any], list[Any]]:
+        """Predictions and references of these prompts, as the metric's kind wants them."""
+        if kind_of(metric) == "tokens":
+            return [tokens[i] for i in indices], [self._encode(self._references[i]) for i in indices]
+        return [self.answers[i] for i in indices], [self._references[i] for i in indices]
+
+
+def kind_of(metric: Metric) -> str:
+    """What a metric is fed with, `text` or `tokens`; a class that does not say so means text."""
+    return str(getattr(metric, "kind", "text"))

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 class ExactMatch(Metric):
     """Share of predictions that equal their reference to the letter, after trimming white space at both ends."""
 
+    kind = "text"
     higher_is_better = True
     is_differentiable = False
     full_state_update = False

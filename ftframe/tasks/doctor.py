@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ftframe import device, installation, registry
+from ftframe.errors import ConfigError
 from ftframe.installation import Check, State, reason
 
 __all__ = ["doctor"]
@@ -22,8 +23,14 @@ FULL_DISK = 1 * GIB
 LOW_DISK = 20 * GIB  # holds the bf16 weights of a 7B model
 
 
-def doctor() -> int:
-    """Print one line for each check; the exit code, 2 if training cannot work here and 0 otherwise."""
+def doctor(arguments: Sequence[str] = ()) -> int:
+    """Print one line for each check; the exit code, 2 if training cannot work here and 0 otherwise.
+
+    Raises:
+        ConfigError: If it is given arguments.
+    """
+    if arguments:
+        raise ConfigError(f"ftframe doctor takes no arguments, and was given {' '.join(arguments)}.")
     console = Console(highlight=False)
     states = set()
     for examine in CHECKS:

@@ -9,8 +9,9 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, preparation, runs
+from ftframe import assembly, console, extensions, preparation, runs
 from ftframe.errors import ConfigError
+from ftframe.local_files import is_local
 from ftframe.metrics.generation import Sampling
 from ftframe.models.artifact import Record, find_artifact, load_artifact, load_artifact_tokenizer, read_record
 from ftframe.models.module import CausalLMModule
@@ -31,7 +32,7 @@ def evaluate(cfg: Any) -> Path:
     trainer = _build_trainer(cfg, record)
     data_config = cfg.data if cfg.data is not None else data_of_run(artifact.parent)
     tokenizer = load_artifact_tokenizer(artifact)
-    template = assembly.build_template_of(record, tokenizer)
+    template = assembly.artifact_template(record, cfg.template, tokenizer)
     seed = seed_of_run(artifact.parent, default=cfg.seed)
     data = preparation.prepare_data(
         data_config, template, tokenizer=tokenizer, seed=seed, train=False, whole=cfg.data is not None
@@ -58,7 +59,12 @@ def evaluate(cfg: Any) -> Path:
         prompts = [prompt.conversation for prompt in data.prompts]
         runs.write_samples(folder / "predictions.jsonl", prompts, answers={"final": answers.answers})
         runs.write_rejected(folder, data.rejected)
-        runs.write_manifest(folder, {"artifact": str(artifact), "artifact_sha256": runs.sha256_of_files(artifact)})
+        named = {"data": assembly.plain(data_config), "metrics": assembly.plain(cfg.metrics)}
+        template_node = assembly.plain(cfg.template) if cfg.template["name"] is not None else record.template
+        used = extensions.manifest(named, {"template": template_node})
+        runs.write_manifest(
+            folder, {"artifact": str(artifact), "artifact_sha256": runs.sha256_of_files(artifact), **used}
+        )
         console.print_results(None, results, title="Validation")
         console.print_facts([("run folder", runs.shown(folder)), ("artifact", runs.shown(artifact))], title="Done")
     return folder
@@ -68,12 +74,19 @@ def data_of_run(run: Path) -> Any:
     """The `data` node that a run was trained with.
 
     Raises:
-        ConfigError: If the folder has no config, as beside an adapter that was copied away from its run.
+        ConfigError: If the folder has no config, as beside an adapter that was copied away from its run; or its data
+            is built by a local file, which is not run because a folder names it.
     """
     path = run / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"There is no {path}, so the data is not known. Choose it by data=..., such as data=jsonl.")
     saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for _, _, node in extensions.named_nodes({"data": saved["data"]}):
+        if is_local(node["name"]):
+            raise ConfigError(
+                f"This run's config.yaml names the local file {node['name']}, and code is not run because a folder "
+                f"names it. If you trust that file, say so: data=local data.dataset.name={node['name']}"
+            )
     return OmegaConf.merge(OmegaConf.structured(DataConfig), saved["data"])
 
 

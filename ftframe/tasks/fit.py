@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ftframe import accounting, assembly, console, preparation, runs
+from ftframe import accounting, assembly, console, extensions, preparation, runs
 from ftframe.api import PromptTemplate
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
@@ -94,8 +94,8 @@ def fit(cfg: Any) -> Path:
     }
     runs.write_json(folder / "metrics.json", results)
     runs.write_samples(folder / "predictions.jsonl", [prompt.conversation for prompt in data.prompts], answers=samples)
-    facts = {"template": record.template, "base": spec.path, "plugins": assembly.origins(cfg)}
-    runs.write_manifest(folder, {**facts, "data": data.fingerprints})
+    facts = {"template": record.template, "base": spec.path, "data": data.fingerprints}
+    runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
 

@@ -15,7 +15,7 @@ from ftframe.data.datasets import read_inputs
 from ftframe.data.supervision import prompt_ids
 from ftframe.errors import ConfigError, DataError
 from ftframe.metrics.generation import Sampling
-from ftframe.models.artifact import find_artifact, load_artifact, load_artifact_tokenizer, read_record
+from ftframe.models.artifact import Record, find_artifact, load_artifact, load_artifact_tokenizer, read_record
 
 
 def predict(cfg: Any) -> Path:
@@ -29,11 +29,7 @@ def predict(cfg: Any) -> Path:
     record = read_record(artifact)
     conversations = read_conversations(cfg)
     tokenizer = load_artifact_tokenizer(artifact)
-    if record.tasks and cfg.task is None:
-        raise ConfigError(
-            f"The tasks of this run have prompt templates of their own. Set task={'|'.join(record.tasks)}."
-        )
-    template = assembly.build_template_of(record, tokenizer, task=cfg.task)
+    template = assembly.artifact_template(record, cfg.template, tokenizer, task=choose_task(record, cfg.task))
     prompts = [prompt_ids(turns, template=template, tokenizer=tokenizer) for turns in conversations]
 
     folder = runs.create_run_folder(cfg.output_dir)
@@ -50,13 +46,30 @@ def predict(cfg: Any) -> Path:
         top_p=cfg.top_p,
     )
     L.seed_everything(cfg.seed, verbose=False)
-    answers = dict(assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)(model, prompts))
+    generate = assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)
+    answers = {answer.position: answer.text for answer in generate(model, prompts)}
     predictions = folder / "predictions.jsonl"
     runs.write_samples(predictions, conversations, answers={"answer": answers})
     for index, turns in enumerate(conversations[:20]):
         console.print_turn(next(t.content for t in reversed(turns) if t.role == "user"), answers[index])
     console.print_facts([("answers", len(answers)), ("predictions", runs.shown(predictions))], title="Done")
     return folder
+
+
+def choose_task(record: Record, task: str | None) -> str | None:
+    """The task whose prompt template is used; None where all tasks share one.
+
+    Raises:
+        ConfigError: If the tasks have templates of their own and none, or another, is named.
+    """
+    if task in record.tasks or not (record.tasks or task):
+        return task
+    if not record.tasks:
+        raise ConfigError(f"task={task}: the tasks of this run share one prompt template. Leave task out.")
+    given = "none is named" if task is None else f"task={task} is none of them"
+    raise ConfigError(
+        f"The tasks of this run have prompt templates of their own, and {given}. Set task={'|'.join(record.tasks)}."
+    )
 
 
 def read_conversations(cfg: Any) -> list[Conversation]:

@@ -13,7 +13,7 @@ from ftframe.data.prepared import BadRowPolicy, PreparedTask, TaskSource, prepar
 from ftframe.data.prompt_templates import Llama2, Plain
 from ftframe.data.streaming import Stream
 from ftframe.data.tokenizing import Limit
-from ftframe.errors import ConfigError, DataError, FtframeError, PluginError
+from ftframe.errors import ConfigError, DataError, FtframeError
 from ftframe.models.base import resolve_path
 
 TOKENIZER = AutoTokenizer.from_pretrained(resolve_path("pkg://ftframe.embedded/tiny"))
@@ -133,7 +133,6 @@ REFUSED: dict[str, tuple[Any, Any, type[FtframeError], str]] = {
     "empty": ([], [], DataError, "train: no row is left of 0"),
     "one-row": (rows(1), None, ConfigError, "data.validation_fraction=0.1 takes 0 of 1 rows"),
     "no-rows": ([chat("a"), "text"], None, DataError, "is of type str; a list of Message"),
-    "generator": ((row for row in rows(5)), rows(2), PluginError, "can be read only once"),
     "stream-alone": (Anew(rows(5)), None, ConfigError, "data.dataset.validation_rows"),
     "empty-stream": (Anew([]), rows(2), DataError, "the first 100 rows of the stream give no example"),
     "bad-stream": (Anew([*rows(5), BAD]), rows(2), DataError, "a.jsonl, row 3"),

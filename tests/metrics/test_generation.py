@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig
 
-from ftframe.metrics.generation import GenerationMetrics, Sampling, generate_answers, generate_batch
+from ftframe.metrics.generation import Answer, GenerationMetrics, Sampling, generate_answers, generate_batch
 from ftframe.metrics.text import ExactMatch
 from ftframe.models.random_init import random_model
 
@@ -117,14 +117,15 @@ def text(tokens):
 @pytest.mark.parametrize("batch_size", [1, 4, 6, 100])
 def test_every_index_comes_once_with_its_own_answer(model, prompts, alone, batch_size):
     pairs = list(generate_answers(model, prompts, decode=text, sampling=sampling(), batch_size=batch_size))
-    assert sorted(index for index, _ in pairs) == list(range(len(LENGTHS)))
-    assert dict(pairs) == {i: text(answer) for i, answer in enumerate(alone)}
+    assert sorted(pair.position for pair in pairs) == list(range(len(LENGTHS)))
+    assert {pair.position: pair.text for pair in pairs} == {i: text(answer) for i, answer in enumerate(alone)}
+    assert {pair.position: pair.tokens for pair in pairs} == dict(enumerate(alone))
 
 
 def test_longest_prompts_come_first(model, prompts):
     """The batch that needs the most memory is the first: it fails at once or not at all."""
     pairs = generate_answers(model, prompts, decode=text, sampling=sampling(), batch_size=2)
-    assert [LENGTHS[index] for index, _ in pairs] == sorted(LENGTHS, reverse=True)
+    assert [LENGTHS[pair.position] for pair in pairs] == sorted(LENGTHS, reverse=True)
 
 
 def test_no_prompt_no_answer(model):
@@ -152,12 +153,28 @@ class Trainer:
         self.state, self.global_rank, self.world_size = SimpleNamespace(fn=fn), rank, size
 
 
-def callback(answers, references):
+class Fed(ExactMatch):
+    """Keeps what it is fed with."""
+
+    def update(self, preds, target):
+        self.fed = (preds, target)
+        self.total += 1
+
+
+class FedTokens(Fed):
+    """The same for token ids."""
+
+    kind = "tokens"
+
+
+def callback(answers, references, **metrics):
     def generate(_, prompts):
-        yield from ((i, answers[prompt[0]]) for i, prompt in reversed(list(enumerate(prompts))))
+        for i, prompt in reversed(list(enumerate(prompts))):
+            yield Answer(i, answers[prompt[0]], [prompt[0], 7])
 
     prompts = [[i] for i in range(len(answers))]
-    return GenerationMetrics(prompts, references, metrics={"exact": ExactMatch()}, generate=generate)
+    metrics = metrics or {"exact": ExactMatch()}
+    return GenerationMetrics(prompts, references, metrics=metrics, generate=generate, encode=lambda text: [ord(text)])
 
 
 @pytest.mark.parametrize(
@@ -177,3 +194,26 @@ def test_validations_inside_of_fit_generate_nothing():
     metrics, module = callback(["a"], ["a"]), Module()
     metrics.on_validation_epoch_end(Trainer("fit"), module)
     assert (metrics.answers, module.logged) == ({}, {})
+
+
+@pytest.mark.parametrize(("rank", "size", "mine"), [(0, 1, [0, 1, 2]), (1, 2, [1])], ids=["alone", "second of two"])
+def test_a_metric_is_fed_by_its_kind(rank, size, mine):
+    """Token ids of answers are those that were generated, not their text tokenised again."""
+    fed = {"text": Fed(), "tokens": FedTokens()}
+    callback("abc", "axc", **fed).on_validation_epoch_end(Trainer("validate", rank, size), Module())
+    assert fed["text"].fed == (["abc"[i] for i in mine], ["axc"[i] for i in mine])
+    assert fed["tokens"].fed == ([[i, 7] for i in mine], [[ord("axc"[i])] for i in mine])
+
+
+def test_reference_tokens_are_those_that_training_teaches():
+    """As `ftframe.preparation` encodes them: the labels of the answer, without the token that ends it."""
+    from ftframe.api import Message
+    from ftframe.data.prompt_templates import Plain
+    from ftframe.data.supervision import encode_text, tokenize_conversation
+    from ftframe.testing import embedded_tokenizer
+
+    tokenizer = embedded_tokenizer()
+    for answer in ("bugle", " two words ", "1,234 </s>"):
+        turns = [Message("user", "Which?"), Message("assistant", answer)]
+        labels = tokenize_conversation(turns, template=Plain(), tokenizer=tokenizer)["labels"]
+        assert [*encode_text(answer, tokenizer), tokenizer.eos_token_id] == [label for label in labels if label >= 0]

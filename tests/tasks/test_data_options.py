@@ -1,6 +1,7 @@
 """Each option of the group `data` on a local file, through the whole command, as `conf/data` has it."""
 
 import csv
+import hashlib
 import json
 
 import pytest
@@ -45,6 +46,46 @@ def test_option_trains(option, ftframe, quick, tmp_path):
         assert metrics["data"] == {"train_rows": 36, "validation_rows": 4}
 
 
+FILE = """
+from ftframe.api import EOS, Message, Segment
+
+def build(*, count: int = 4):
+    return {"train": [[Message("user", f"What is {n}?"), Message("assistant", f"{n}")] for n in range(count)]}
+
+class Bare:
+    def render(self, messages):
+        pairs = [(Segment(m.content, m.supervised), Segment(EOS, m.supervised, special=True)) for m in messages]
+        return [segment for pair in pairs for segment in pair]
+"""
+
+
+@pytest.mark.slow
+def test_file_of_ones_own_trains_and_is_named_again_to_evaluate(ftframe, tmp_path):
+    (tmp_path / "mine.py").write_text(FILE)
+    quiet = "trainer.enable_progress_bar=false"
+    data = ("data=local", "data.dataset.name=./mine.py:build", "+data.dataset.count=40")
+    typed = (*data, "data.template.name=./mine.py:Bare", quiet, "trainer.max_steps=2", "peft=lora")
+    done = ftframe("fit", *typed, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "outputs" / "fit").iterdir()
+    assert json.loads((run / "metrics.json").read_text())["data"] == {"train_rows": 36, "validation_rows": 4}
+    origin = f"mine.py (sha256 {hashlib.sha256(FILE.encode()).hexdigest()})"
+    plugins = json.loads((run / "manifest.json").read_text())["plugins"]
+    assert plugins["dataset ./mine.py:build"] == plugins["prompt_template ./mine.py:Bare"] == origin
+
+    again = ftframe("evaluate", f"run={run}", quiet, cwd=tmp_path)
+    assert again.returncode == 2, again.stdout
+    assert "say so: data=local data.dataset.name=./mine.py:build" in again.stderr
+    again = ftframe("evaluate", f"run={run}", *data, quiet, cwd=tmp_path)
+    assert again.returncode == 2, again.stdout
+    assert "If you trust that file, say so: template.name=./mine.py:Bare" in again.stderr
+    again = ftframe("evaluate", f"run={run}", *data, "template.name=./mine.py:Bare", quiet, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    (evaluated,) = (tmp_path / "outputs" / "evaluate").iterdir()
+    plugins = json.loads((evaluated / "manifest.json").read_text())["plugins"]
+    assert plugins["dataset ./mine.py:build"] == plugins["prompt_template ./mine.py:Bare"] == origin
+
+
 @pytest.mark.slow
 def test_plain_text_file_trains(ftframe, quick, tmp_path):
     (tmp_path / "documents.txt").write_text("\n\n".join(f"{question}\n{answer}" for question, answer in PAIRS))
@@ -58,4 +99,4 @@ def test_plain_text_file_trains(ftframe, quick, tmp_path):
 
 
 def test_every_option_is_in_the_table():
-    assert set(groups()["data"]) == {"people", "mix", *ROWS}
+    assert set(groups()["data"]) == {"people", "mix", "local", *ROWS}

@@ -140,7 +140,9 @@ def test_real_run(tmp_path: Path) -> None:
     info = tmp_path / "loud_rows-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loud-rows\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[ftframe.datasets]\nloud = loud_rows:build\n")
+    (info / "entry_points.txt").write_text(
+        "[ftframe.api]\nv1 = loud_rows\n[ftframe.datasets]\nloud = loud_rows:build\n"
+    )
     (tmp_path / "loud_rows.py").write_text("import sys\nprint('LOUD')\nprint('LOUD', file=sys.stderr)\nbuild = dict\n")
     done = run_python("import sys; from ftframe.tasks.doctor import doctor; sys.exit(doctor())", path=tmp_path)
     assert [line[2:20].strip() for line in done.stdout.splitlines()] == NAMES

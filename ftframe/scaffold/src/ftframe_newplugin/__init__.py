@@ -1,0 +1,1 @@
+"""newplugin for ftframe."""
