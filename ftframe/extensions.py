@@ -10,8 +10,8 @@ from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
 from ftframe.registry import Registry, datasets, metrics, prompt_templates
 
-OFFERED: Mapping[str, tuple[str, ...]] = {"prompt_template": ("tokenizer",), "dataset": ("node",)}
-"""Arguments that ftframe passes itself where a registered class has such a parameter, by kind."""
+OFFERED: Mapping[str, Mapping[str, Any]] = {"prompt_template": {"tokenizer": None}, "dataset": {"node": ""}}
+"""Arguments that ftframe passes itself where a registered object has such a parameter, by kind, with stand-ins."""
 
 
 def named_nodes(node: Any, key: str = "") -> Iterator[tuple[Registry, str, Mapping[str, Any]]]:
@@ -47,7 +47,7 @@ def check_named(node: Any) -> None:
     """
     for registry, key, named in named_nodes(node):
         try:
-            registry.check(named, key=key, offered=OFFERED.get(registry.kind, ()))
+            registry.check(named, key=key, offered=OFFERED.get(registry.kind, {}))
         except ConfigError as error:
             if registry is datasets and is_local(str(named.get("name"))):  # the keys that stand there are another's
                 raise ConfigError(f"{error}\ndata=local starts without the keys of another dataset.") from error

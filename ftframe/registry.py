@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from ftframe.contracts import built_trouble, registered_trouble
@@ -96,13 +97,13 @@ class Registry:
                 f"{type(error).__name__}: {error}"
             ) from error
 
-    def check(self, spec: Mapping[str, Any], *, key: str, offered: Iterable[str] = ()) -> Any:
+    def check(self, spec: Mapping[str, Any], *, key: str, offered: Mapping[str, Any] = MappingProxyType({})) -> Any:
         """Hold a node of the config against the signature of what it names, without calling it.
 
         Args:
             spec: `name`, and the keyword arguments for the registered class or function.
             key: Where the node stands in the config, for messages.
-            offered: Names of arguments that ftframe passes itself if the registered object has such a parameter.
+            offered: Arguments that ftframe passes itself if the registered object has a parameter of that name.
 
         Raises:
             ConfigError: If `name` is missing or an argument is unknown, missing or of the wrong type.
@@ -115,7 +116,8 @@ class Registry:
         target = self.load(name, key=f"{key}.name")
         if taken := sorted(set(offered) & set(arguments)):
             raise ConfigError(f"{key}.{taken[0]} cannot be set: ftframe passes the run's own.")
-        passed = {given: None for given in offered if given in inspect.signature(target).parameters}
+        parameters = inspect.signature(target).parameters
+        passed = {given: value for given, value in offered.items() if given in parameters}
         check_arguments(target, {**arguments, **passed}, key=key)
         return target
 

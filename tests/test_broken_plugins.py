@@ -143,16 +143,16 @@ def test_check_fails_and_says_where(distribute, tmp_path):
 
 
 def test_duplicate_name_is_fatal_only_where_it_is_used(distribute, tmp_path):
-    entries = {"ftframe.datasets": {"jsonl": "x_twin:build"}}
+    entries = {"ftframe.datasets": {"table": "x_twin:build"}}
     twin = distribute("x-twin", entries, {"x_twin.py": MARK + WORKS})
     shown = run("--help", cwd=tmp_path, path=[twin])
     assert shown.returncode == 0
-    assert "dataset jsonl of x-twin 1.2: registered by ftframe " in shown.stdout
+    assert "dataset table of x-twin 1.2: registered by ftframe " in shown.stdout
     assert run("fit", "--cfg", "job", cwd=tmp_path, path=[twin]).returncode == 0
     used = run("fit", "data=jsonl", "data.dataset.path=x.jsonl", cwd=tmp_path, path=[twin])
     assert used.returncode == 2
-    assert "Two packages register the dataset 'jsonl':" in used.stderr
-    assert "x-twin 1.2 (x_twin:build)" in used.stderr and "(ftframe.data.datasets:jsonl)" in used.stderr
+    assert "Two packages register the dataset 'table':" in used.stderr
+    assert "x-twin 1.2 (x_twin:build)" in used.stderr and "(ftframe.data.datasets:table)" in used.stderr
     assert "FTFRAME_DISABLE_PLUGINS=x-twin" in used.stderr
     assert not list(tmp_path.rglob("imported"))
 

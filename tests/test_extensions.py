@@ -12,7 +12,7 @@ TREE = {
         "dataset": {"name": "people", "dataset": {"name": "no node"}},
         "template": {"name": "plain"},
         "tasks": {
-            "a": {"dataset": {"name": "jsonl"}, "metrics": [{"name": "exact_match"}], "template": {"name": None}}
+            "a": {"dataset": {"name": "table"}, "metrics": [{"name": "exact_match"}], "template": {"name": None}}
         },
     },
     "model": {"template": "plain"},
@@ -26,11 +26,11 @@ def test_named_nodes_are_found_at_any_depth() -> None:
     assert found == [
         ("dataset", "data.dataset", "people"),
         ("prompt_template", "data.template", "plain"),
-        ("dataset", "data.tasks.a.dataset", "jsonl"),
+        ("dataset", "data.tasks.a.dataset", "table"),
         ("metric", "data.tasks.a.metrics[0]", "exact_match"),
         ("metric", "metrics[0]", "exact_match"),
     ]
-    assert origins(TREE)["dataset jsonl"].endswith("(ftframe.data.datasets:jsonl)")
+    assert origins(TREE)["dataset table"].endswith("(ftframe.data.datasets:table)")
 
 
 BAD = {
@@ -59,7 +59,7 @@ def test_named_node_is_held_against_its_signature(node: dict, message: str) -> N
 
 
 def test_sound_nodes_pass_and_nothing_is_called() -> None:
-    check_named({"data": {"dataset": {"name": "jsonl", "path": "no/such/file"}, "template": {"name": "tokenizer"}}})
+    check_named({"data": {"dataset": {"name": "table", "path": "no/such/file"}, "template": {"name": "tokenizer"}}})
 
 
 def test_manifest_names_what_was_used_and_what_was_installed(distribute, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,7 +175,7 @@ REFUSED = {
     "capital": ("Legal", "A plugin's name is a word of small letters"),
     "end": ("legal-", "A plugin's name is a word of small letters"),
     "path": ("../x", "A plugin's name is a word of small letters"),
-    "built-in dataset": ("jsonl", "'jsonl' is the name of a dataset of ftframe already."),
+    "built-in dataset": ("chronicle", "'chronicle' is the name of a dataset of ftframe already."),
     "built-in option": ("local", "'local' is an option of data already."),
 }
 

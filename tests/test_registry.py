@@ -16,7 +16,7 @@ from ftframe.registry import Registry
 Install = Callable[..., None]
 
 BUILT_IN = {
-    "datasets": {"people", "table"},
+    "datasets": {"chronicle", "people", "table"},
     "prompt_templates": {"alpaca", "chatml", "llama2", "llama3", "mistral", "plain", "tokenizer"},
     "metrics": {"exact_match"},
 }

@@ -33,17 +33,26 @@ COUNTER = "COUNT = itertools.count()\n"
 DATASETS = {
     "empty": ("def it(): return {'train': []}", "the split 'train' has no conversation"),
     "bad rows alone": ("def it(): return {'train': [BadRow('f', 'c', 'r')]}", "the split 'train' has no conversation"),
-    "text for a row": ("def it(): return {'train': ['a']}", "row 1 holds 'a'; ftframe.api.Message is needed"),
-    "empty row": ("def it(): return {'train': [GOOD, []]}", r"row 2 is \[\]; a list of messages is needed"),
-    "number for content": ("def it(): return {'train': [[Message('user', 1)]]}", "row 1 has the content 1; a string"),
-    "unknown role": ("def it(): return {'train': [[Message('human', 'a')]]}", "row 1 has the role 'human'; one of"),
-    "nothing learnt": ("def it(): return {'train': [GOOD[:1]]}", "row 1 has no turn that is learnt"),
+    "text for a row": ("def it(): return {'train': ['a']}", "row 1: the row is of type str; a list of Message"),
+    "empty row": ("def it(): return {'train': [GOOD, []]}", "row 2: the conversation has no messages"),
+    "number for content": (
+        "def it(): return {'train': [[Message('user', 1)]]}",
+        "key 'content' is a number; a string",
+    ),
+    "unknown role": (
+        "def it(): return {'train': [[Message('human', 'a')]]}",
+        "key 'role' is 'human'; one of",
+    ),
+    "nothing learnt": (
+        "def it(): return {'train': [GOOD[:1]]}",
+        "no message that is learnt",
+    ),
     "other rows each time": (
-        "def it(): return {'train': [[*GOOD, Message('assistant', str(next(COUNT)))]]}",
+        "def it(): return {'train': [[GOOD[0], Message('assistant', str(next(COUNT)))]]}",
         "built a second time, split 'train' has other rows",
     ),
     "other rows each reading": (
-        "class Rows:\n    def __iter__(self): yield [*GOOD, Message('assistant', str(next(COUNT)))]\n"
+        "class Rows:\n    def __iter__(self): yield [GOOD[0], Message('assistant', str(next(COUNT)))]\n"
         "def it(): return {'train': Rows()}",
         "split 'train' read a second time gives other rows",
     ),

@@ -209,11 +209,14 @@ def test_reference_tokens_are_those_that_training_teaches():
     """As `ftframe.preparation` encodes them: the labels of the answer, without the token that ends it."""
     from ftframe.api import Message
     from ftframe.data.prompt_templates import Plain
-    from ftframe.data.supervision import encode_text, tokenize_conversation
+    from ftframe.data.segments import SegmentEncoder
+    from ftframe.data.supervision import tokenize_conversation
     from ftframe.testing import embedded_tokenizer
 
     tokenizer = embedded_tokenizer()
     for answer in ("bugle", " two words ", "1,234 </s>"):
         turns = [Message("user", "Which?"), Message("assistant", answer)]
         labels = tokenize_conversation(turns, template=Plain(), tokenizer=tokenizer)["labels"]
-        assert [*encode_text(answer, tokenizer), tokenizer.eos_token_id] == [label for label in labels if label >= 0]
+        assert [*SegmentEncoder(tokenizer).encode_texts([answer])[0], tokenizer.eos_token_id] == [
+            label for label in labels if label >= 0
+        ]
