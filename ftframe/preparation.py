@@ -233,7 +233,7 @@ def build_datamodule(
     capacity = data.max_length if data.packing else None
     validation = [task.validation for task in prepared.tasks]
     starts = [sum(map(len, validation[:number])) for number in range(len(validation))]
-    return SFTDataModule(
+    datamodule = SFTDataModule(
         partial(train.batches, batch_size=data.batch_size, capacity=capacity) if isinstance(train, Stream) else train,
         Examples.concatenate(validation),
         pad_token_id=pad_token_id,
@@ -249,6 +249,8 @@ def build_datamodule(
         mixture=prepared.mixture,
         validation_starts=starts,
     )
+    datamodule.check_labels()
+    return datamodule
 
 
 def generation_metrics(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from ftframe import compose
 
 DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```(\w+)(?: (run|file=(\S+)))?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -44,6 +48,48 @@ def test_plugins_page(new_environment, tmp_path):
     shown = next(text for language, _, _, text in fences if language == "toml")
     project = (tmp_path / "ftframe-legal" / "pyproject.toml").read_text()
     assert all(line.partition("  #")[0].rstrip() in project for line in shown.splitlines())
+
+
+def experiment_commands() -> list[str]:
+    """Every `ftframe fit` of the pages of experiments, each on one line."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((DOCS / "experiments").glob("*.md"))]
+    fences = [text for page in texts for language, _, _, text in FENCE.findall(page) if language == "bash"]
+    lines = [line for text in fences for line in text.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line.startswith("ftframe fit")]
+
+
+@pytest.mark.parametrize("line", experiment_commands())
+def test_commands_of_the_experiments_compose(line):
+    command, *overrides = shlex.split(line, comments=True)[1:]
+    cfg = compose.check(compose.compose(command, overrides))
+    compose.check_names(cfg)
+
+
+def test_every_experiment_has_a_page_with_its_command():
+    pages = {path.stem for path in (DOCS / "experiments").glob("*.md")}
+    assert len(experiment_commands()) >= 11
+    assert pages == {"domain_adaptation", "instruction_following", "knowledge_injection", "multi_task"}
+    assert all(any(f"experiment={page}" in line for line in experiment_commands()) for page in pages)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "logged"),
+    [
+        ("instruction_following", {"val/exact_match"}),
+        ("domain_adaptation", {"val/domain/loss", "val/general/loss"}),
+        ("knowledge_injection", {"val/new_facts/exact_match", "val/old_facts/exact_match", "val/old_texts/loss"}),
+        ("multi_task", {"val/questions/exact_match", "val/descriptions/exact_match"}),
+    ],
+)
+def test_experiments_train_and_measure(experiment, logged, tmp_path):
+    command = [sys.executable, "-m", "ftframe", "fit", f"experiment={experiment}", "trainer.max_steps=4", *QUIET]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("outputs/fit/*/metrics.json")
+    metrics = json.loads(path.read_text())
+    assert logged <= set(metrics["final"])
+    assert metrics["final"]["val/loss"] < metrics["baseline"]["val/loss"]
 
 
 def test_every_link_leads_somewhere():

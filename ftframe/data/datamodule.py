@@ -12,6 +12,7 @@ import lightning
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ftframe.api import IGNORE_INDEX
 from ftframe.data.batching import Batch, BatchSampler, Pack, pack_batch, pad_batch
 from ftframe.data.examples import EMPTY, Example, Examples
 from ftframe.data.mixing import Mixture
@@ -176,6 +177,29 @@ class SFTDataModule(lightning.LightningDataModule):
             return sum(int((values[1:] >= 0).sum()) for values in labels) / len(some)
         sampler = self.train_sampler(world_size)
         return float(self.train.targets[sampler.rows(0)].sum()) / (len(sampler) * world_size)
+
+    def check_labels(self) -> None:
+        """Refuse batches that teach less or more than their examples: the last gate before a model loads.
+
+        A collator that masks labels by the pad token's id would hide the EOS of every answer where the two are one.
+
+        Raises:
+            DataError: If a batch of the first epoch has another number of supervised tokens than its examples.
+        """
+        if callable(self.train) or not len(self.train):
+            return
+        sampler = self.train_sampler(world_size=1)
+        batches = sampler.batches(0)
+        packs, examples = Packs(self.train), self.train
+        for rows in (batches[0], batches[-1]):
+            batch = _collate([packs[pack] for pack in rows], pad_token_id=self.pad_token_id, loading=self.loading)
+            expected = int(examples.targets[[row for pack in rows for row in pack]].sum())
+            found = int((batch["labels"][:, 1:] != IGNORE_INDEX).sum())
+            if found != expected:
+                raise DataError(
+                    f"The examples of a batch have {expected} supervised tokens, and the batch has {found}: padding "
+                    f"(token {self.pad_token_id}) or packing hides labels."
+                )
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of training examples, in an order that changes each epoch."""

@@ -7,6 +7,7 @@ import lightning
 import pytest
 import torch
 
+from ftframe.data import datamodule
 from ftframe.data.datamodule import Loading, SFTDataModule
 from ftframe.data.examples import Examples, examples_of
 from ftframe.errors import DataError
@@ -74,13 +75,13 @@ def test_without_validation_examples_none_is_run() -> None:
 
 
 def test_ranks_share_the_batches() -> None:
-    datamodule = SFTDataModule(examples(10), examples(10), pad_token_id=0, loading=Loading(batch_size=2))
+    module = SFTDataModule(examples(10), examples(10), pad_token_id=0, loading=Loading(batch_size=2))
     rows: dict[str, list[int]] = {"train": [], "validation": []}
     for rank in range(2):
-        datamodule.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2})()
-        for batch in datamodule.train_dataloader():
+        module.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2})()
+        for batch in module.train_dataloader():
             rows["train"] += batch["input_ids"][:, 0].tolist()
-        for batch in datamodule.val_dataloader():
+        for batch in module.val_dataloader():
             rows["validation"] += batch["input_ids"][:, 0].tolist()
     # Five batches on two ranks: one is run twice in training, none in validation.
     assert len(rows["train"]) == 12
@@ -117,3 +118,21 @@ def test_fewer_validation_examples_than_ranks_are_refused():
     module.trainer = SimpleNamespace(global_rank=0, world_size=2)
     with pytest.raises(DataError, match="too few for 2 ranks"):
         module.val_dataloader()
+
+
+@pytest.mark.parametrize("capacity", [None, 12], ids=["padded", "packed"])
+def test_a_collator_that_hides_the_pad_token_is_refused(capacity: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pad token is EOS here, which ends every answer."""
+    eos = 2
+    rows = examples_of({"input_ids": [7, 8, eos], "labels": [-100, 8, eos]} for _ in range(6))
+    module = SFTDataModule(rows, pad_token_id=eos, loading=Loading(batch_size=2, capacity=capacity))
+    module.check_labels()
+    honest = datamodule._collate
+
+    def by_id(packs: Any, **flags: Any) -> Any:
+        batch = honest(packs, **flags)
+        return {**batch, "labels": batch["labels"].masked_fill(batch["input_ids"] == eos, -100)}
+
+    monkeypatch.setattr(datamodule, "_collate", by_id)
+    with pytest.raises(DataError, match=r"supervised tokens, and the batch has \d+: padding \(token 2\)"):
+        module.check_labels()
