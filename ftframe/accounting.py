@@ -11,7 +11,7 @@ import numpy as np
 from ftframe.console import print_line, print_table
 from ftframe.data.batching import BatchSampler
 from ftframe.data.examples import Examples
-from ftframe.data.prepared import PreparedTask
+from ftframe.data.task_data import PreparedTask
 from ftframe.preparation import PreparedData
 
 BINS = 12

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ftframe.api import PromptTemplate
-from ftframe.assembly import answerer, build_metrics, build_template, plain, template_sha256
+from ftframe.assembly import answerer, base_spec, build_metrics, pad_token_id, plain
 from ftframe.console import progress
 from ftframe.data.cache import default_cache_dir
 from ftframe.data.datamodule import Loading, SFTDataModule
@@ -19,13 +19,17 @@ from ftframe.data.duplicates import Duplicates, find_duplicates
 from ftframe.data.examples import Examples
 from ftframe.data.fingerprints import fingerprint_source, fingerprint_tokenizer
 from ftframe.data.mixing import Mixture, plan_mixture
-from ftframe.data.prepared import BadRowPolicy, PreparedTask, Prompt, TaskSource, prepare_task
+from ftframe.data.prepared import prepare_task
 from ftframe.data.segments import SegmentEncoder
 from ftframe.data.streaming import Stream
+from ftframe.data.task_data import BadRowPolicy, PreparedTask, Prompt, TaskSource
 from ftframe.data.tokenizing import Limit, tokenize_rows
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
+from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
+from ftframe.models.varlen_attention import VARLEN
 from ftframe.registry import datasets
+from ftframe.templates import build_template, template_sha256
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,55 @@ class PreparedData:
     def fingerprints(self) -> dict[str, str]:
         """Digests of the rows of each split, the task's name in front."""
         return {f"{task.name}/{k}".lstrip("/"): v for task in self.tasks for k, v in task.fingerprints.items()}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is fed with.
+
+    Attributes:
+        tokenizer: The base model's.
+        template: The prompt template of tasks that do not name their own.
+        data: The tokenised data.
+        datamodule: Its batches.
+    """
+
+    tokenizer: Any
+    template: PromptTemplate
+    data: PreparedData
+    datamodule: SFTDataModule
+
+
+def load_tokenizer_of(cfg: Any) -> tuple[Any, Any]:
+    """The tokenizer of the config's base model, and the model's own config.
+
+    Raises:
+        ConfigError: If they cannot be loaded, or do not fit each other.
+    """
+    spec = base_spec(cfg)
+    with progress(f"load tokenizer {spec.tokenizer or spec.path}"):  # a hub may take its time
+        tokenizer, config = load_tokenizer(spec), load_config(spec)
+        check_vocabulary(config, tokenizer)
+    return tokenizer, config
+
+
+def prepare_inputs(cfg: Any, tokenizer: Any) -> Inputs:
+    """The data of a training run's config, ready for training.
+
+    Raises:
+        DataError: If a row cannot be learnt from, or nothing is left.
+        ConfigError: If an argument of a dataset or template is wrong, or tasks cannot be mixed as asked.
+    """
+    template = build_template(cfg.data.template, tokenizer)
+    data = prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
+    datamodule = build_datamodule(
+        cfg.data,
+        data,
+        pad_token_id=pad_token_id(tokenizer),
+        seed=cfg.seed,
+        one_row=cfg.model.attn_implementation == VARLEN,
+    )
+    return Inputs(tokenizer, template, data, datamodule)
 
 
 def prepare_data(

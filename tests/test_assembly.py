@@ -6,18 +6,16 @@ import pytest
 from omegaconf import OmegaConf
 
 from ftframe.assembly import (
-    artifact_template,
     build,
     build_metrics,
-    build_template,
     check_node,
     locate,
-    template_sha256,
 )
 from ftframe.compose import TARGET_PREFIXES
 from ftframe.data.prompt_templates import Alpaca
 from ftframe.errors import ConfigError
 from ftframe.models.artifact import Record
+from ftframe.templates import artifact_template, build_template, template_sha256
 
 OWN = (
     "torch.optim.AdamW",

@@ -9,7 +9,7 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, extensions, preparation, runs
+from ftframe import assembly, console, extensions, preparation, runs, templates
 from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
 from ftframe.metrics.generation import Sampling
@@ -32,7 +32,7 @@ def evaluate(cfg: Any) -> Path:
     trainer = _build_trainer(cfg, record)
     data_config = cfg.data if cfg.data is not None else data_of_run(artifact.parent)
     tokenizer = load_artifact_tokenizer(artifact)
-    template = assembly.artifact_template(record, cfg.template, tokenizer)
+    template = templates.artifact_template(record, cfg.template, tokenizer)
     seed = seed_of_run(artifact.parent, default=cfg.seed)
     data = preparation.prepare_data(
         data_config, template, tokenizer=tokenizer, seed=seed, train=False, whole=cfg.data is not None

@@ -10,15 +10,12 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ftframe import accounting, assembly, console, extensions, preparation, runs
-from ftframe.api import PromptTemplate
+from ftframe import accounting, assembly, console, extensions, preparation, runs, templates
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import Record, save_artifact, write_card
-from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.precision import Precision
-from ftframe.models.varlen_attention import VARLEN
 from ftframe.train.checkpointing import build_checkpoints
 from ftframe.train.schedule import total_optimizer_steps
 from ftframe.train.throughput import Throughput
@@ -38,21 +35,10 @@ def fit(cfg: Any) -> Path:
     ckpt_path = find_checkpoint(cfg.ckpt_path)
     throughput = Throughput()
     trainer = _build_trainer(cfg, precision, callbacks=[throughput])
-    spec = assembly.base_spec(cfg)
-    with console.progress(f"load tokenizer {spec.tokenizer or spec.path}"):  # a hub may take its time
-        tokenizer = load_tokenizer(spec)
-        model_config = load_config(spec)
-        check_vocabulary(model_config, tokenizer)
+    tokenizer, model_config = preparation.load_tokenizer_of(cfg)
     assembly.check_attention(cfg, model_config, precision)
-    template = assembly.build_template(cfg.data.template, tokenizer)
-    data = preparation.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
-    datamodule = preparation.build_datamodule(
-        cfg.data,
-        data,
-        pad_token_id=assembly.pad_token_id(tokenizer),
-        seed=cfg.seed,
-        one_row=cfg.model.attn_implementation == VARLEN,
-    )
+    inputs = preparation.prepare_inputs(cfg, tokenizer)
+    data, datamodule = inputs.data, inputs.datamodule
     total_steps = _total_steps(cfg, datamodule, trainer)
     accounting.warn_of_duplicates(data)
     accounting.print_mixture(data)
@@ -79,10 +65,6 @@ def fit(cfg: Any) -> Path:
 
     if not trainer.is_global_zero:
         return folder
-    artifact = folder / ("model" if cfg.peft is None else "adapter")
-    record = _record(cfg, precision, template=template, stop_token_ids=data.stop_token_ids)
-    save_artifact(module.model, tokenizer, record=record, folder=artifact)
-    write_card(artifact, record, results=final, data=", ".join(assembly.dataset_names(cfg.data)))
     results = {
         "baseline": baseline,
         "final": final,
@@ -92,12 +74,23 @@ def fit(cfg: Any) -> Path:
         "data": data.counts,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    runs.write_json(folder / "metrics.json", results)
     runs.write_samples(folder / "predictions.jsonl", [prompt.conversation for prompt in data.prompts], answers=samples)
-    facts = {"template": record.template, "base": spec.path, "data": data.fingerprints}
-    runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
+    artifact = _save(folder, cfg, _record(cfg, precision, inputs), module.model, inputs=inputs, results=results)
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
+
+
+def _save(
+    folder: Path, cfg: Any, record: Record, model: Any, *, inputs: preparation.Inputs, results: dict[str, Any]
+) -> Path:
+    """Write the artifact, the metrics and, last, the manifest; the artifact's folder."""
+    artifact = folder / record.kind
+    save_artifact(model, inputs.tokenizer, record=record, folder=artifact)
+    write_card(artifact, record, results=results["final"], data=", ".join(assembly.dataset_names(cfg.data)))
+    runs.write_json(folder / "metrics.json", results)
+    facts = {"template": record.template, "base": record.base["path"], "data": inputs.data.fingerprints}
+    runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
+    return artifact
 
 
 def find_checkpoint(ckpt_path: str | None) -> str | None:
@@ -160,7 +153,7 @@ def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int
     )
 
 
-def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, stop_token_ids: list[int]) -> Record:
+def _record(cfg: Any, precision: Precision, inputs: preparation.Inputs) -> Record:
     quant = assembly.plain(cfg.quant)
     return Record(
         kind="model" if cfg.peft is None else "adapter",
@@ -168,10 +161,10 @@ def _record(cfg: Any, precision: Precision, *, template: PromptTemplate, stop_to
         dtype=str(precision.base_dtype).removeprefix("torch."),
         quant={k: v for k, v in quant.items() if not k.startswith("_")} if quant else None,
         template=assembly.plain(cfg.data.template),
-        stop_token_ids=stop_token_ids,
+        stop_token_ids=inputs.data.stop_token_ids,
         max_new_tokens=cfg.data.max_new_tokens,
-        tasks=assembly.task_templates(cfg.data),
-        template_sha256=assembly.template_sha256(cfg.data.template, template),
+        tasks=templates.task_templates(cfg.data),
+        template_sha256=templates.template_sha256(cfg.data.template, inputs.template),
     )
 
 

@@ -9,7 +9,7 @@ import lightning as L  # noqa: N812 (the library's own abbreviation)
 import torch
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, runs
+from ftframe import assembly, console, runs, templates
 from ftframe.api import BadRow, Conversation, Message
 from ftframe.data.datasets import read_inputs
 from ftframe.data.supervision import prompt_ids
@@ -29,7 +29,7 @@ def predict(cfg: Any) -> Path:
     record = read_record(artifact)
     conversations = read_conversations(cfg)
     tokenizer = load_artifact_tokenizer(artifact)
-    template = assembly.artifact_template(record, cfg.template, tokenizer, task=choose_task(record, cfg.task))
+    template = templates.artifact_template(record, cfg.template, tokenizer, task=choose_task(record, cfg.task))
     prompts = [prompt_ids(turns, template=template, tokenizer=tokenizer) for turns in conversations]
 
     folder = runs.create_run_folder(cfg.output_dir)

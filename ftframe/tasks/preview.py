@@ -9,10 +9,9 @@ from typing import Any
 from ftframe import accounting, assembly, console, page, preparation, runs
 from ftframe.data.examples import Examples
 from ftframe.data.packing import pack_best_fit, packing_efficiency
-from ftframe.data.prepared import PreparedTask
 from ftframe.data.spelling import Token, spell, stretches
 from ftframe.data.streaming import Stream
-from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
+from ftframe.data.task_data import PreparedTask
 
 SHOWN_REJECTED = 20
 """Rows that were left out which the page lists; `rejected_rows.jsonl` has all."""
@@ -28,15 +27,9 @@ def preview(cfg: Any) -> Path:
         DataError: If the data cannot be trained on.
     """
     assembly.check_nodes(cfg)
-    spec = assembly.base_spec(cfg)
-    with console.progress(f"load tokenizer {spec.tokenizer or spec.path}"):
-        tokenizer = load_tokenizer(spec)
-        check_vocabulary(load_config(spec), tokenizer)
-    template = assembly.build_template(cfg.data.template, tokenizer)
-    data = preparation.prepare_data(cfg.data, template, tokenizer=tokenizer, seed=cfg.seed)
-    datamodule = preparation.build_datamodule(
-        cfg.data, data, pad_token_id=assembly.pad_token_id(tokenizer), seed=cfg.seed
-    )
+    tokenizer, _ = preparation.load_tokenizer_of(cfg)
+    inputs = preparation.prepare_inputs(cfg, tokenizer)
+    data, datamodule = inputs.data, inputs.datamodule
     layout = None if datamodule.streams else accounting.account_layout(datamodule.train_sampler(world_size=1))
 
     folder = runs.create_run_folder(cfg.output_dir)

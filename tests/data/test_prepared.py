@@ -9,9 +9,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from ftframe.api import BadRow, Conversation, Message, Row
-from ftframe.data.prepared import BadRowPolicy, PreparedTask, TaskSource, prepare_task
+from ftframe.data.prepared import prepare_task
 from ftframe.data.prompt_templates import Llama2, Plain
 from ftframe.data.streaming import Stream
+from ftframe.data.task_data import BadRowPolicy, PreparedTask, TaskSource
 from ftframe.data.tokenizing import Limit
 from ftframe.errors import ConfigError, DataError, FtframeError
 from ftframe.models.base import resolve_path
