@@ -63,7 +63,7 @@ class Examples(Sequence[Example]):
             raise IndexError(index)
         index %= len(self)
         span = slice(self.starts[index], self.starts[index + 1])
-        input_ids = self.input_ids[span]
+        input_ids = self.input_ids[span].astype(np.int64)  # a copy: what is mapped into memory cannot be written to
         return {"input_ids": input_ids, "labels": np.where(self.supervised[span], input_ids, IGNORE_INDEX)}
 
     @cached_property
