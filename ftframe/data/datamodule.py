@@ -29,14 +29,18 @@ class ResumableDataLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Batches, without those that the resumed run has seen."""
         self._given, self._seen = self._seen, 0
+        streamed = isinstance(self.dataset, StreamedBatches)
         if isinstance(self.dataset, StreamedBatches):
             self.dataset.set_epoch(self._epoch)  # Lightning tells samplers only
             self.dataset.skip(self._given)
         else:
             self.batch_sampler.skip(self._given)  # type: ignore[union-attr]
         for batch in super().__iter__():
-            self._given += 1
+            # Of a loader whose end it does not know, Lightning takes one batch ahead: the one that it works on is the
+            # one before the last.
+            self._given += not streamed
             yield batch
+            self._given += streamed
         self._given = 0
         self._epoch += 1
 
