@@ -33,6 +33,7 @@ def evaluate(cfg: Any) -> Path:
     data_config = cfg.data if cfg.data is not None else data_of_run(artifact.parent)
     tokenizer = load_artifact_tokenizer(artifact)
     template = templates.artifact_template(record, cfg.template, tokenizer)
+    data_config.template = dict(record.template)  # other data is written as the run's was
     seed = seed_of_run(artifact.parent, default=cfg.seed)
     data = preparation.prepare_data(
         data_config, template, tokenizer=tokenizer, seed=seed, train=False, whole=cfg.data is not None
