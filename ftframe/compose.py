@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -148,18 +149,40 @@ _AT_LEAST = {
     "data.max_length": 2,
 }
 _SHARES = ("data.validation_fraction", "top_p")
+_FROM_0_TO_1 = ("data.max_bad_fraction",)
 
 
 def _check_ranges(cfg: DictConfig) -> None:
     """Refuse numbers that mean nothing."""
-    for key, least in _AT_LEAST.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and value < least:
+    for key, value in _values(cfg, _AT_LEAST):
+        least = _AT_LEAST[_of_all_tasks(key)]
+        if not value >= least:
             raise ConfigError(f"{key}={value}: a number of at least {least} is needed.")
-    for key in _SHARES:
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not 0 < value <= 1:
+    for key, value in _values(cfg, _SHARES):
+        if not 0 < value <= 1:
             raise ConfigError(f"{key}={value}: a share above 0 and at most 1 is needed.")
+    for key, value in _values(cfg, _FROM_0_TO_1):
+        if not 0 <= value <= 1:
+            raise ConfigError(f"{key}={value}: a share from 0 to 1 is needed.")
+    temperature = OmegaConf.select(cfg, "data.mixing.temperature")
+    if temperature is not None and not 0 < temperature < math.inf:
+        raise ConfigError(f"data.mixing.temperature={temperature}: a number above 0 is needed.")
+
+
+def _values(cfg: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    """The keys that have a value, those of `data` in each of its tasks too."""
+    tasks = OmegaConf.select(cfg, "data.tasks") or {}
+    for key in keys:
+        of_tasks = [key.replace("data.", f"data.tasks.{task}.", 1) for task in tasks if key.startswith("data.")]
+        for place in (key, *of_tasks):
+            value = OmegaConf.select(cfg, place)
+            if value is not None:
+                yield place, value
+
+
+def _of_all_tasks(key: str) -> str:
+    """A key of one task as the key of that name in `data`."""
+    return re.sub(r"^data\.tasks\.[^.]+\.", "data.", key)
 
 
 def _check_cell(cfg: DictConfig) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ def task_nodes(data: Any) -> dict[str, Any]:
     if not tasks:
         return {"": None}
     for name, node in tasks.items():
-        if not node.weight >= 0:
+        if not 0 <= node.weight < math.inf:
             raise ConfigError(f"data.tasks.{name}.weight={node.weight}: a number of at least 0 is needed.")
     if not any(node.weight > 0 for node in tasks.values()):
         raise ConfigError("Every task in data.tasks has weight 0, so nothing is trained. Give one a weight above 0.")
@@ -281,8 +282,15 @@ def tokenising(description: str, total: int) -> Iterator[Callable[[int], None]]:
 def build_datamodule(
     data: Any, prepared: PreparedData, *, pad_token_id: int, seed: int, one_row: bool = False
 ) -> SFTDataModule:
-    """The batches of prepared data; `one_row` lays packs out for attention of variable length."""
+    """The batches of prepared data; `one_row` lays packs out for attention of variable length.
+
+    Raises:
+        DataError: If a batch would hide labels.
+        ConfigError: If several processes would read a stream, each of them all of it.
+    """
     train = prepared.train
+    if isinstance(train, Stream) and data.num_workers > 1:
+        raise ConfigError(f"data.num_workers={data.num_workers}: a stream is read by one process. Set it to 0 or 1.")
     capacity = data.max_length if data.packing else None
     validation = [task.validation for task in prepared.tasks]
     starts = [sum(map(len, validation[:number])) for number in range(len(validation))]

@@ -134,10 +134,12 @@ BAD_LATER = {
         "Did you mean 'question'?",
     ),
     "fit data=jsonl data.dataset.path=bad.jsonl": (
-        "error: train: 1 of 3 rows is bad. The first:\nbad.jsonl, row 3: column 'completion' is null; a string is needed",
+        "error: train: 1 of 3 rows is bad. The first:",
+        "bad.jsonl, row 3: column 'completion' is null; a string is needed",
     ),
     "fit data=csv data.dataset.path=bad.csv": (
-        "error: train: 1 of 2 rows is bad. The first:\nbad.csv, row 2: column 'completion' is empty; text that is learnt is needed",
+        "error: train: 1 of 2 rows is bad. The first:",
+        "bad.csv, row 2: column 'completion' is empty; text that is learnt is needed",
     ),
     "fit data=table data.dataset.path=missin.jsonl data.dataset.format=aplaca": (
         "error: data.dataset.format=aplaca: there is no such format. Did you mean 'alpaca'?",
