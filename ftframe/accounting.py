@@ -11,6 +11,7 @@ import numpy as np
 from ftframe.console import print_line, print_table
 from ftframe.data.batching import BatchSampler
 from ftframe.data.examples import Examples
+from ftframe.data.streaming import Stream
 from ftframe.data.task_data import PreparedTask
 from ftframe.preparation import PreparedData
 
@@ -101,6 +102,8 @@ def histogram(lengths: Sequence[int] | np.ndarray[Any, Any]) -> list[tuple[int, 
 def warn_of_duplicates(data: PreparedData) -> None:
     """Say how much of the validation data stands in the training data too."""
     found = data.duplicates
+    if any(isinstance(task.train, Stream) for task in data.tasks):
+        print_line("The training rows are streamed, so validation rows were not looked for among them.")
     if found is None or not (found.conversations or found.prompts):
         return
     first = (found.first_conversations or found.first_prompts)[0]

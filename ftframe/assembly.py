@@ -156,7 +156,7 @@ def precision_of(cfg: Any) -> Precision:
 
 
 def check_attention(cfg: Any, config: Any, precision: Precision) -> None:
-    """Refuse a variable-length attention that this machine or model cannot run, before weights load.
+    """Refuse an attention that this machine or model cannot run, before weights load.
 
     Args:
         cfg: The run's config.
@@ -166,6 +166,8 @@ def check_attention(cfg: Any, config: Any, precision: Precision) -> None:
     Raises:
         ConfigError: Naming what is missing.
     """
+    if cfg.model.attn_implementation == "flex_attention" and not on_gpu(cfg.trainer.accelerator):
+        raise ConfigError("model.attn_implementation=flex_attention cannot train on a CPU. Use sdpa or eager.")
     if cfg.model.attn_implementation == VARLEN:
         device = torch.device("cuda" if on_gpu(cfg.trainer.accelerator) else "cpu")
         check_varlen(config, device, precision.compute_dtype)

@@ -55,11 +55,26 @@ def run(task: Callable[[Any], None], command: str) -> None:
     main = hydra.main(version_base="1.3", config_path=f"pkg://{BUILT_IN}", config_name=command)
     try:
         search_path.refuse_clashes_of(sys.argv[1:])
+        _refuse_keys_of_no_data(command, sys.argv[1:])
         main(run_cell)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error
     if failures:
         raise failures[0]
+
+
+def _refuse_keys_of_no_data(command: str, arguments: Sequence[str]) -> None:
+    """Keys of a `data` node that the command has only once it is chosen; Hydra's own message would be a traceback.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    keys = [argument.lstrip("+~") for argument in arguments if argument.lstrip("+~").startswith("data.")]
+    if command == "evaluate" and keys and not any(argument.startswith("data=") for argument in arguments):
+        raise ConfigError(
+            f"{keys[0]}: without data=..., evaluate measures on the data of the run as it was. Choose the data, such as "
+            "data=jsonl data.dataset.path=..., and then its keys."
+        )
 
 
 def _register() -> None:

@@ -286,11 +286,14 @@ def build_datamodule(
 
     Raises:
         DataError: If a batch would hide labels.
-        ConfigError: If several processes would read a stream, each of them all of it.
+        ConfigError: If another process would read a stream.
     """
     train = prepared.train
-    if isinstance(train, Stream) and data.num_workers > 1:
-        raise ConfigError(f"data.num_workers={data.num_workers}: a stream is read by one process. Set it to 0 or 1.")
+    if isinstance(train, Stream) and data.num_workers > 0:
+        raise ConfigError(
+            f"data.num_workers={data.num_workers}: a stream is read by the process that trains, which keeps the "
+            "account of its rows. Set data.num_workers=0."
+        )
     capacity = data.max_length if data.packing else None
     validation = [task.validation for task in prepared.tasks]
     starts = [sum(map(len, validation[:number])) for number in range(len(validation))]

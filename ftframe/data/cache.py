@@ -15,6 +15,7 @@ from filelock import FileLock
 from ftframe.api import Row
 from ftframe.data.examples import Examples
 from ftframe.data.tokenizing import Limit, Rejected, Tokenized
+from ftframe.errors import ConfigError
 
 CACHE_VARIABLE = "FTFRAME_CACHE"
 FORMAT = 1
@@ -53,17 +54,27 @@ def cached(key: str, folder: Path, make: Callable[[], Tokenized]) -> tuple[Token
         make: Tokenises the rows.
 
     Raises:
-        OSError: If the folder cannot be written to.
+        ConfigError: If the folder cannot be written to.
     """
     entry = folder / "tokenized" / key
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{entry}.lock"):
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(f"{entry}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"data.cache_dir={folder}: {error.strerror or error}. Choose a folder that can be written to, or set "
+            "data.cache=false."
+        ) from error
+    try:
         found = _load(entry)
         if found is not None:
             return found, True
         made = make()
         _save(made, entry)
         return made, False
+    finally:
+        lock.release()
 
 
 def _load(entry: Path) -> Tokenized | None:

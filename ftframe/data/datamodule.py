@@ -176,7 +176,7 @@ class SFTDataModule(lightning.LightningDataModule):
     def tokens_per_batch(self, world_size: int) -> float:
         """Supervised tokens of a training batch, about."""
         if callable(self.train):
-            some = list(islice(self.train(0), 4))
+            some = list(islice(self.train(-1), 4))
             labels = [example["labels"] for batch in some for pack in batch for example in pack]
             return sum(int((values[1:] >= 0).sum()) for values in labels) / len(some)
         sampler = self.train_sampler(world_size)

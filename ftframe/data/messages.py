@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from ftframe.api import Message, Role
@@ -20,6 +21,9 @@ ROLE_NAMES: Mapping[str, Role] = {
 
 BEYOND_TEXT = ("tool_calls", "function_call", "refusal", "audio")
 """Keys of OpenAI's messages that carry what a text cannot; leaving them out would teach something else."""
+
+MASKS = ("weight", "masked")
+"""Keys that say whether a message is learnt. A misspelt one would be learnt, or not, in silence."""
 
 
 def read_messages(cell: Cell) -> list[Message]:
@@ -54,6 +58,9 @@ def read_message(cell: Cell) -> Message:
     sharegpt = not cell.key("role").given and cell.key("from").given
     role_cell, content = (cell.key(key) for key in (("from", "value") if sharegpt else ("role", "content")))
     role = read_role(role_cell)
+    for key in set(cell.value) - {*BEYOND_TEXT, *MASKS}:
+        if close := get_close_matches(str(key), MASKS, n=1, cutoff=0.7):
+            raise cell.key(str(key)).fault(f"is no key of a message; '{close[0]}' may be meant")
     for key in BEYOND_TEXT:
         if cell.key(key).given and cell.value[key] != []:
             raise cell.key(key).fault("is given; only text can be learnt")

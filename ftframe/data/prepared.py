@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 from ftframe.api import BadRow, Row, Rows
@@ -13,7 +14,7 @@ from ftframe.data.examples import Examples
 from ftframe.data.splitting import hold_out
 from ftframe.data.streaming import Stream
 from ftframe.data.supervision import check_supervision, prompt_ids, stop_token_ids
-from ftframe.data.task_data import PreparedTask, Prompt, TaskSource
+from ftframe.data.task_data import MEND, PreparedTask, Prompt, TaskSource
 from ftframe.data.tokenizing import Tokenized, tokenize_rows
 from ftframe.errors import ConfigError, DataError
 
@@ -136,22 +137,46 @@ def _prompts(task: PreparedTask) -> list[Prompt]:
     return [Prompt(c, prompt_ids(c, template=source.template, tokenizer=source.tokenizer), task.name) for c in answered]
 
 
+@dataclass(frozen=True)
+class StreamAccount:
+    """The account of a streamed task's rows, which grows while training runs."""
+
+    task: PreparedTask
+
+    def reject(self, where: str, reason: str, detail: str, *, seen: int, record: bool) -> None:
+        """Take note of a row that is left out.
+
+        Raises:
+            DataError: If it is bad and the policy forbids that.
+        """
+        policy, label = self.task.source.policy, self.task.source.label("train")
+        if record:
+            self.task.reject("train", where, reason, detail)
+        if reason != "bad_row":
+            return
+        bad = self.task.counts.get("train_bad_row", 0)
+        if not policy.skip:
+            raise DataError(f"{label}: a bad row among the first {seen}:\n{where}: {detail}\n{MEND}")
+        if bad > policy.max_fraction * max(seen, 10 * PROBE):
+            raise DataError(
+                f"{label}: {bad} of the first {seen} rows are bad, more than data.max_bad_fraction="
+                f"{policy.max_fraction} allows to skip. The last:\n{where}: {detail}"
+            )
+
+    def count(self, name: str, number: int) -> None:
+        """Add to a count."""
+        self.task.count(name, number)
+
+
 def _open_stream(task: PreparedTask, rows: Rows) -> Stream:
     """The stream of training examples, of which the first are checked at once."""
     source = task.source
-
-    def reject(bad: BadRow, seen: int) -> None:
-        task.reject("train", bad.where, "bad_row", f"{bad.column} {bad.rule}")
-        allowed = source.policy.max_fraction * max(seen, 10 * PROBE)
-        if not source.policy.skip or task.counts["train_bad_row"] > allowed:
-            source.policy.check([bad], 1, source.label("train"))
-
     stream = Stream(
         rows=rows,
         template=source.template,
         tokenizer=source.tokenizer,
         limit=source.limit,
-        reject=reject,
+        account=StreamAccount(task),
         seed=source.seed,
         buffer=source.buffer,
     )

@@ -13,6 +13,8 @@ from ftframe.data.streaming import Stream
 from ftframe.data.tokenizing import Limit
 from ftframe.errors import DataError
 
+MEND = "Mend it, or set data.on_bad_row=skip."
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
@@ -56,7 +58,7 @@ class BadRowPolicy:
             return
         count = f"{split}: {len(bad)} of {total} rows {'is' if len(bad) == 1 else 'are'} bad. The first:\n{bad[0]}"
         if not self.skip:
-            raise DataError(f"{count}\nMend it, or set data.on_bad_row=skip.")
+            raise DataError(f"{count}\n{MEND}")
         if len(bad) > self.max_fraction * total:
             raise DataError(f"{count}\nThat is more than data.max_bad_fraction={self.max_fraction} allows to skip.")
 

@@ -65,6 +65,7 @@ def fit(cfg: Any) -> Path:
 
     if not trainer.is_global_zero:
         return folder
+    runs.write_rejected(folder, data.rejected)  # of a stream, they are known now
     results = {
         "baseline": baseline,
         "final": final,
@@ -140,8 +141,9 @@ def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int
     if datamodule.streams:
         if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
             raise ConfigError(
-                "data.dataset.streaming=true: no one knows how long an epoch is. Set trainer.max_steps=<steps> "
-                "trainer.max_epochs=-1."
+                "data.dataset.streaming=true: no one knows how long an epoch is, so steps alone must end the run. Set "
+                f"trainer.max_steps=<steps> (it is {trainer.max_steps}) and trainer.max_epochs=-1 (it is "
+                f"{trainer.max_epochs})."
             )
         return trainer.max_steps
     return total_optimizer_steps(

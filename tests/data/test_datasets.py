@@ -432,3 +432,12 @@ def test_real_seed_tasks(shared_data: Path, write: Write) -> None:
             assert turns[0].content.startswith(row["instruction"])
             assert turns[0].content.endswith(row["input"])
             assert turns[1] == Message("assistant", row["output"])
+
+
+@pytest.mark.parametrize(("key", "meant"), [("wieght", "weight"), ("mask", "masked"), ("task", None), ("name", None)])
+def test_a_misspelt_mask_of_a_message_is_a_fault(write: Write, key: str, meant: str | None) -> None:
+    """It would be learnt in silence."""
+    turns = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", key: 0}]
+    (row,) = table(path=write("m.jsonl", [{"messages": turns}]))["train"]
+    assert isinstance(row, Row if meant is None else BadRow)
+    assert meant is None or f"key '{key}' is no key of a message; '{meant}' may be meant" in str(row)

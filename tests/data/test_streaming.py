@@ -34,13 +34,20 @@ class Source:
 
 
 def stream(source: Source, rejected: list[str] | None = None, **changed: Any) -> Stream:
-    def reject(bad: BadRow, _: int) -> None:
-        if rejected is None:
-            raise DataError(str(bad))
-        rejected.append(bad.where)
+    class Noted:
+        """Keeps the places of rejected rows, or refuses them."""
+
+        def reject(self, where: str, reason: str, detail: str, *, seen: int, record: bool) -> None:
+            if rejected is None:
+                raise DataError(f"{where}: {detail}")
+            if record:
+                rejected.append(f"{reason} {where}")
+
+        def count(self, name: str, number: int) -> None:
+            (rejected if rejected is not None else []).append(f"{name} {number}")
 
     defaults: dict[str, Any] = {"limit": Limit(64), "seed": 0, "buffer": 16}
-    return Stream(rows=source, template=Plain(), tokenizer=TOKENIZER, reject=reject, **{**defaults, **changed})
+    return Stream(rows=source, template=Plain(), tokenizer=TOKENIZER, account=Noted(), **{**defaults, **changed})
 
 
 def numbers(batches: Any) -> list[str]:
@@ -82,8 +89,22 @@ def test_bad_rows_are_refused_or_passed_over() -> None:
         list(stream(Source(20, bad=(7,))).batches(0, batch_size=4, capacity=None))
     rejected: list[str] = []
     rows = numbers(stream(Source(20, bad=(7, 9)), rejected).batches(0, batch_size=4, capacity=None))
-    assert sorted(rejected) == ["s, row 7", "s, row 9"]
+    assert sorted(rejected) == ["bad_row s, row 7", "bad_row s, row 9"]
     assert len(rows) == 18
+
+
+def test_long_rows_of_a_stream_are_noted_in_the_first_epoch_only() -> None:
+    rejected: list[str] = []
+    examples = stream(Source(20), rejected, limit=Limit(8, "drop"))
+    kept = numbers(examples.batches(0, batch_size=4, capacity=None))
+    assert rejected and all(note.startswith("too_long s, row ") for note in rejected)
+    assert len(kept) + len(rejected) == 20
+    before = list(rejected)
+    list(examples.batches(1, batch_size=4, capacity=None))
+    assert rejected == before
+    cut: list[str] = []
+    list(stream(Source(20), cut, limit=Limit(8, "truncate")).batches(0, batch_size=4, capacity=None))
+    assert cut == [f"train_truncated {len(before)}"]
 
 
 def loader(rank: int = 0, world_size: int = 1, rows: int = 50) -> ResumableDataLoader:

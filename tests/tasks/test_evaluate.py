@@ -58,3 +58,10 @@ def test_bad_run_is_refused(argument, message, tmp_path, ftframe):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_key_of_data_alone_is_refused(ftframe, tmp_path):
+    done = ftframe("evaluate", "run=somewhere", "data.generate_examples=4", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: data.generate_examples=4: without data=...")
+    assert "Traceback" not in done.stderr
