@@ -72,8 +72,8 @@ def _refuse_keys_of_no_data(command: str, arguments: Sequence[str]) -> None:
     keys = [argument.lstrip("+~") for argument in arguments if argument.lstrip("+~").startswith("data.")]
     if command == "evaluate" and keys and not any(argument.startswith("data=") for argument in arguments):
         raise ConfigError(
-            f"{keys[0]}: without data=..., evaluate measures on the data of the run as it was. Choose the data, such as "
-            "data=jsonl data.dataset.path=..., and then its keys."
+            f"{keys[0]}: without data=..., evaluate measures on the data of the run as it was. Choose the data, such "
+            "as data=jsonl data.dataset.path=..., and then its keys."
         )
 
 

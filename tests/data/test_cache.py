@@ -11,6 +11,7 @@ from ftframe.api import Message, Row
 from ftframe.data.cache import cache_key, cached, default_cache_dir, fingerprint_rows
 from ftframe.data.examples import examples_of
 from ftframe.data.tokenizing import Limit, Rejected, Tokenized
+from ftframe.errors import ConfigError
 
 MADE = Tokenized(
     examples_of([{"input_ids": [1, 2], "labels": [-100, 2]}]), [Rejected(2, "too_long", "9 tokens")], {"truncated": 1}
@@ -129,3 +130,9 @@ def test_the_folder_is_chosen_by_the_environment(monkeypatch: pytest.MonkeyPatch
     assert default_cache_dir() == Path("/x/ftframe")
     monkeypatch.setenv("FTFRAME_CACHE", "/y")
     assert default_cache_dir() == Path("/y")
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigError, match=r"data\.cache_dir=.*file: .*data\.cache=false"):
+        cached("key", tmp_path / "file", lambda: MADE)
