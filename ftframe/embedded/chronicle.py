@@ -10,6 +10,9 @@ from ftframe.embedded.corpus import documents
 from ftframe.embedded.world import HOME, NEWCOMERS, PEOPLE, Dice, Person
 from ftframe.errors import ConfigError, did_you_mean
 
+HELD_OUT = 32
+"""How many people only the descriptions of `validation` are about."""
+
 
 def chronicle(*, part: str, size: int = 512, validation_size: int = 64, seed: int = 0) -> Splits:
     """One of several kinds of text about the invented world.
@@ -19,7 +22,8 @@ def chronicle(*, part: str, size: int = 512, validation_size: int = 64, seed: in
             does not; `ledger`, a style of writing that it has never seen, about people whom it knows; `known_facts` and
             `newcomer_facts`, records to be completed by one word; `descriptions`, instructions to describe a person.
         size: Rows of `train`.
-        validation_size: Rows of `validation`, drawn apart from those of `train`; other wordings of the same facts.
+        validation_size: Rows of `validation`, none of which is in `train`: documents in other wordings, descriptions of
+            other people. The facts are probes, of which both splits hold as many as there are.
         seed: Seed of both.
 
     Raises:
@@ -32,7 +36,10 @@ def chronicle(*, part: str, size: int = 512, validation_size: int = 64, seed: in
     for key, number in (("size", size), ("validation_size", validation_size)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ConfigError(f"data.dataset.{key}={number!r} must be an integer of at least 1.")
-    return {"train": PARTS[part](size, 2 * seed), "validation": PARTS[part](validation_size, 2 * seed + 1)}
+    train, validation = PARTS[part](size, 2 * seed), PARTS[part](2 * validation_size, 2 * seed + 1)
+    if part not in PROBES:
+        validation = [row for row in validation if row not in train]
+    return {"train": train, "validation": validation[:validation_size]}
 
 
 def _texts_about(people: Sequence[Person]) -> Callable[[int, int], list[Conversation]]:
@@ -71,11 +78,12 @@ def _facts_about(people: Sequence[Person]) -> Callable[[int, int], list[Conversa
 
 
 def _descriptions(size: int, seed: int) -> list[Conversation]:
-    """Instructions to describe a person, and a sentence or two that do."""
+    """Instructions to describe a person, and a sentence that does; of other people where the seed is odd."""
     dice = Dice(seed)
+    people = PEOPLE[:HELD_OUT] if seed % 2 else PEOPLE[HELD_OUT:]
     rows: list[Conversation] = []
     for _ in range(size):
-        person = dice.pick(PEOPLE)
+        person = dice.pick(people)
         fact = dice.pick(person[1:])
         answer = f"{fact.name} lives in {person[0].value} and {fact.relation.predicates[0].format(fact.value)}."
         question = f"Describe {fact.name}: home and {fact.relation.noun}."
@@ -91,3 +99,6 @@ PARTS: dict[str, Callable[[int, int], list[Conversation]]] = {
     "newcomer_facts": _facts_about(NEWCOMERS),
     "descriptions": _descriptions,
 }
+
+PROBES = ("known_facts", "newcomer_facts")
+"""Parts that ask what a model knows and are not for training."""
