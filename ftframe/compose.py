@@ -59,6 +59,11 @@ def run(task: Callable[[Any], None], command: str) -> None:
         main(run_cell)()
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error
+    except (AssertionError, AttributeError, TypeError, ValueError) as error:  # a value where Hydra expects a node
+        raise ConfigError(
+            f"These overrides do not compose: {' '.join(sys.argv[2:])}\n{type(error).__name__}: {error}\n"
+            "Is a whole group set to a value? Choose one of its options, such as peft=none."
+        ) from error
     if failures:
         raise failures[0]
 
@@ -251,7 +256,7 @@ def _explain_key(error: OmegaConfBaseException, schema: DictConfig, *, prefix: s
 
 def _explain(error: Exception, command: str) -> str:
     """A message for an override that Hydra could not apply."""
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    overrides = [argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"]
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, option = error.missing_cfg_file.rpartition("/")
         hint = did_you_mean(option, error.options)

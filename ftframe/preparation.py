@@ -26,7 +26,7 @@ from ftframe.data.streaming import Stream
 from ftframe.data.task_data import BadRowPolicy, PreparedTask, Prompt, TaskSource
 from ftframe.data.tokenizing import Limit, tokenize_rows
 from ftframe.errors import ConfigError
-from ftframe.metrics.generation import GenerationMetrics, Sampling
+from ftframe.metrics.generation import GenerationMetrics, Sampling, try_metric
 from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.varlen_attention import VARLEN
 from ftframe.registry import datasets
@@ -320,15 +320,23 @@ def build_datamodule(
 def generation_metrics(
     prepared: PreparedData, nodes: Sequence[Any], *, tokenizer: Any, sampling: Sampling, batch_size: int
 ) -> GenerationMetrics:
-    """The callback that answers the validation prompts."""
+    """The callback that answers the validation prompts.
+
+    Raises:
+        PluginError: If a metric cannot measure an answer.
+    """
 
     def encode(text: str) -> list[int]:
         return SegmentEncoder(tokenizer).encode_texts([text])[0]
 
+    built = build_metrics(nodes)
+    if prepared.prompts:
+        for name, metric in built.items():
+            try_metric(metric, name, prepared.prompts[0].reference, encode=encode)
     return GenerationMetrics(
         [prompt.ids for prompt in prepared.prompts],
         [prompt.reference for prompt in prepared.prompts],
-        metrics=build_metrics(nodes),
+        metrics=built,
         generate=answerer(tokenizer, sampling, batch_size=batch_size),
         tasks=[prompt.task for prompt in prepared.prompts],
         encode=encode,

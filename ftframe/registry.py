@@ -140,6 +140,10 @@ class Registry:
         whose = f"{self.kind} {self._shown(spec['name'])}"
         try:
             built = target(**arguments, **offered)
+        except SystemExit as error:  # a run that ends here would look like one that is done
+            raise PluginError(
+                f"The {whose} cannot be used: it leaves the process (SystemExit {error.code})."
+            ) from error
         except Exception as error:
             error.add_note(f"(raised by the {whose})")
             raise

@@ -53,12 +53,10 @@ def _type_hints(target: Any) -> dict[str, Any]:
 def _check_type(value: Any, hint: Any, key: str) -> None:
     members = _members(hint)
     scalars = [m for m in members if m in _SCALARS or typing.get_origin(m) is typing.Literal or m is type(None)]
-    if (
-        not isinstance(value, (*_SCALARS, type(None)))
-        or not any(m is not type(None) for m in scalars)
-        or Any in members
-    ):
-        return  # not a plain value, or the library says nothing that a plain value could be held against
+    if Any in members or not any(m is not type(None) for m in scalars):
+        return  # the library says nothing that a plain value could be held against
+    if not isinstance(value, (*_SCALARS, type(None))) and len(scalars) < len(members):
+        return  # a list or a mapping, which another member may take
     if not any(_accepts(member, value) for member in scalars):
         wanted = " or ".join(dict.fromkeys(_name(member) for member in scalars))
         raise ConfigError(f"{key}={value}: {wanted} is needed.")

@@ -175,8 +175,9 @@ def test_build_without_a_name(spec: dict, install: Install, widgets: Registry) -
         ({"size": "many"}, "data.dataset.size=many: int is needed."),
         ({"size": True}, "data.dataset.size=True: int is needed."),
         ({"size": 1, "path": 3}, "data.dataset.path=3: str or null is needed."),
+        ({"size": 1, "path": ["a"]}, "data.dataset.path=['a']: str or null is needed."),
     ],
-    ids=["unknown", "missing", "str for int", "bool for int", "int for str"],
+    ids=["unknown", "missing", "str for int", "bool for int", "int for str", "list for str"],
 )
 def test_wrong_argument_names_the_key(arguments: dict, message: str, install: Install, widgets: Registry) -> None:
     code = "def build(*, size: int, ratio: float = 0.5, path: str | None = None): raise AssertionError('called')"
@@ -184,6 +185,12 @@ def test_wrong_argument_names_the_key(arguments: dict, message: str, install: In
     with pytest.raises(ConfigError) as caught:
         widgets.build({"name": "one", **arguments}, key="data.dataset")
     assert str(caught.value) == message
+
+
+def test_a_builder_that_leaves_is_no_success(install: Install, widgets: Registry) -> None:
+    install("acme-one", name="one", code="def build(): raise SystemExit(0)")
+    with pytest.raises(PluginError, match=r"'one' of acme-one .* cannot be used: it leaves the process"):
+        widgets.build({"name": "one"}, key="data.dataset")
 
 
 @pytest.mark.parametrize("group", BUILT_IN)

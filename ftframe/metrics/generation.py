@@ -13,6 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torchmetrics import Metric
 from transformers import GenerationConfig
 
+from ftframe.errors import PluginError
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -173,6 +175,35 @@ class GenerationMetrics(Callback):
         if kind_of(metric) == "tokens":
             return [tokens[i] for i in indices], [self._encode(self._references[i]) for i in indices]
         return [self.answers[i] for i in indices], [self._references[i] for i in indices]
+
+
+def try_metric(metric: Metric, name: str, reference: str, *, encode: Callable[[str], list[int]]) -> None:
+    """Measure a right answer and an empty one: what a metric cannot do is better known before training than after.
+
+    Args:
+        metric: The metric; it counts nothing afterwards.
+        name: For messages.
+        reference: A right answer of the run's data.
+        encode: From a text to token ids, for metrics of the kind `tokens`.
+
+    Raises:
+        PluginError: If it fails, or does not give one number.
+    """
+    pairs: tuple[list[Any], list[Any]] = ([reference, ""], [reference, reference])
+    if kind_of(metric) == "tokens":
+        pairs = ([encode(text) for text in pairs[0]], [encode(text) for text in pairs[1]])
+    try:
+        metric.update(*pairs)
+        value = metric.compute()
+        metric.reset()
+    except Exception as error:  # a plugin may raise anything
+        raise PluginError(
+            f"The metric '{name}' cannot measure an answer: {type(error).__name__}: {error}\n"
+            f"It was tried with the right answer {reference[:80]!r} and with an empty one."
+        ) from error
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        given = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise PluginError(f"The metric '{name}' computes {given}; a tensor of one number is needed.")
 
 
 def kind_of(metric: Metric) -> str:

@@ -7,7 +7,15 @@ import torch
 from torch import nn
 from transformers import LlamaConfig
 
-from ftframe.metrics.generation import Answer, GenerationMetrics, Sampling, generate_answers, generate_batch
+from ftframe.errors import PluginError
+from ftframe.metrics.generation import (
+    Answer,
+    GenerationMetrics,
+    Sampling,
+    generate_answers,
+    generate_batch,
+    try_metric,
+)
 from ftframe.metrics.text import ExactMatch
 from ftframe.models.random_init import random_model
 
@@ -220,3 +228,38 @@ def test_reference_tokens_are_those_that_training_teaches():
         assert [*SegmentEncoder(tokenizer).encode_texts([answer])[0], tokenizer.eos_token_id] == [
             label for label in labels if label >= 0
         ]
+
+
+class Faulty(ExactMatch):
+    """A metric with a fault of its own."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def compute(self):
+        if isinstance(self.value, Exception):
+            raise self.value
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (ValueError("nope"), "cannot measure an answer: ValueError: nope"),
+        (torch.zeros(3), r"computes a tensor of shape \[3\]; a tensor of one number is needed"),
+        ({"a": 1}, "computes dict; a tensor of one number is needed"),
+    ],
+    ids=["raises", "shape", "dict"],
+)
+def test_a_metric_that_cannot_measure_is_refused_before_training(value, message):
+    with pytest.raises(PluginError, match=f"The metric 'mine' {message}"):
+        try_metric(Faulty(value), "mine", "yes", encode=lambda text: [len(text)])
+
+
+def test_a_sound_metric_has_counted_nothing_after_the_trial():
+    metric = ExactMatch()
+    try_metric(metric, "exact", "yes", encode=lambda text: [len(text)])
+    assert metric.total == 0
+    fed = FedTokens()
+    try_metric(fed, "tokens", "yes", encode=lambda text: [len(text)])

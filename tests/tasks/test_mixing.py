@@ -1,8 +1,12 @@
 """Several tasks in one run, through the whole command."""
 
 import json
+import logging
+import sys
 
 import pytest
+
+from ftframe.cli import main
 
 TASKS = (
     "data=mix",
@@ -105,10 +109,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "message"), REFUSED.values(), ids=REFUSED)
-def test_refused_before_anything_loads(overrides, message, ftframe, tmp_path):
-    done = ftframe("fit", *overrides, cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+def test_refused_before_anything_loads(overrides, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ftframe", "fit", *overrides])
+    handlers = list(logging.root.handlers)
+    with pytest.raises(SystemExit) as left:
+        main()
+    logging.root.handlers[:] = handlers
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
