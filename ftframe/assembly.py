@@ -125,6 +125,11 @@ def on_gpu(accelerator: str) -> bool:
     return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
+def device_name(accelerator: str) -> str:
+    """The kind of device that Lightning's `accelerator` flag means on this machine."""
+    return torch.cuda.get_device_name() if on_gpu(accelerator) and torch.cuda.is_available() else "cpu"
+
+
 def base_spec(cfg: Any) -> BaseSpec:
     """Which base model the config asks for; a local folder becomes absolute, so that it is found again."""
     model = cfg.model
@@ -247,7 +252,9 @@ def answerer(tokenizer: Any, sampling: Sampling, *, batch_size: int) -> Generate
     return generate
 
 
-def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any) -> Any:
+def build_trainer(
+    cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any, plugins: Sequence[Any] = ()
+) -> Any:
     """Lightning's Trainer with the flags of `cfg.trainer`."""
     return build(
         cfg.trainer,
@@ -255,6 +262,7 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         precision=precision.trainer,
         callbacks=callbacks,
         logger=logger,
+        plugins=list(plugins),
         default_root_dir=cfg.output_dir,
         enable_checkpointing=False,  # Lightning's default one; ours are added when the number of steps is known
         deterministic=cfg.deterministic,

@@ -50,11 +50,6 @@ _REFERENCE = re.compile(r"(\\*)\$\{")
 _QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 _QUOTE_OR_END = re.compile(r'(\\*)("|\Z)')
 
-OUT_OF_MEMORY = (
-    "error: out of memory. Lower data.batch_size (and raise trainer.accumulate_grad_batches by as much), lower "
-    "data.max_length, set gradient_checkpointing=true, or quantise the base: peft=qlora."
-)
-
 
 def main() -> None:
     """Run the command line and leave with the exit code of its outcome."""
@@ -70,11 +65,8 @@ def main() -> None:
         sys.exit(130)
     except SystemExit as leaving:
         sys.exit(_exit_code(leaving))
-    except Exception as error:
+    except Exception:
         traceback.print_exc()
-        if _is_out_of_memory(error):
-            print(OUT_OF_MEMORY, file=sys.stderr)
-            sys.exit(4)
         sys.exit(1)
 
 
@@ -111,12 +103,16 @@ def _completed_command() -> str | None:
 
 def _run_configured(arguments: list[str]) -> int:
     from ftframe import compose
+    from ftframe.resumption import with_overrides_of_run
 
     command = arguments[0].removeprefix("--config-name=")
     if command not in CONFIGURED:
         raise _unknown_command(command)
     # Lightning starts the other ranks from sys.argv, so the command has to stay in it, in Hydra's own spelling.
-    sys.argv[1:] = [f"--config-name={command}", *(_quote_prompt(argument) for argument in arguments[1:])]
+    overrides = [_quote_prompt(argument) for argument in arguments[1:]]
+    if command == "fit":
+        overrides = with_overrides_of_run(overrides)
+    sys.argv[1:] = [f"--config-name={command}", *overrides]
     compose.run(lambda cfg: _execute(command, cfg), command)
     return 0
 
@@ -124,13 +120,19 @@ def _run_configured(arguments: list[str]) -> int:
 def _execute(command: str, cfg: Any) -> None:
     """Show the config at once, then import the plugins that it names, then the libraries, and run."""
     from ftframe import compose, console
+    from ftframe.out_of_memory import explain_out_of_memory, is_out_of_memory
 
     console.capture_library_logs()
     console.print_config(cfg)
     compose.check_names(cfg)
     task = _task(command)
     console.quieten_libraries()
-    task(cfg)
+    try:
+        task(cfg)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise explain_out_of_memory(error, cfg) from error
 
 
 def _task(command: str) -> Any:
@@ -173,8 +175,3 @@ def _usage() -> str:
 def _table(rows: Mapping[str, str]) -> str:
     width = max(map(len, rows)) + 2
     return "\n".join(f"  {name:<{width}}{text}" for name, text in rows.items())
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host or the device ran out of memory, told without importing torch."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

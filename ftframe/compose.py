@@ -162,7 +162,7 @@ def check_names(cfg: DictConfig) -> None:
 _AT_LEAST = {
     **dict.fromkeys(("data.shuffle_buffer", "data.mixing.epoch_size"), 1),
     **dict.fromkeys(("data.batch_size", "data.eval_batch_size", "batch_size"), 1),
-    **dict.fromkeys(("data.max_new_tokens", "max_new_tokens"), 1),
+    **dict.fromkeys(("data.max_new_tokens", "max_new_tokens", "checkpoint.keep"), 1),
     **dict.fromkeys(
         ("data.num_workers", "data.generate_examples", "examples", "checkpoint.every_n_steps", "temperature"), 0
     ),

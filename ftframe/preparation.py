@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ftframe.api import PromptTemplate
+from ftframe.api import PromptTemplate, Row
 from ftframe.assembly import answerer, base_spec, build_metrics, pad_token_id, plain
 from ftframe.console import progress
 from ftframe.data.cache import default_cache_dir
@@ -90,6 +90,18 @@ class PreparedData:
     def rejected(self) -> list[dict[str, str]]:
         """Rows left out, each with split, place, reason and detail."""
         return [row for task in self.tasks for row in task.rejected]
+
+    def where(self, row: int | str) -> str:
+        """Where a training example comes from: its file and row; of a stream, what is given says so."""
+        if isinstance(row, str):
+            return row
+        for task in self.trained:
+            assert isinstance(task.train, Examples)
+            if row < len(task.train):
+                found: Row = task.rows["train"][task.train.rows[row] - 1]
+                return found.where
+            row -= len(task.train)
+        raise IndexError(row)
 
     @property
     def fingerprints(self) -> dict[str, str]:

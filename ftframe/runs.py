@@ -11,17 +11,29 @@ import secrets
 import string
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from ftframe.api import Conversation
 from ftframe.errors import ConfigError
+
+CONFIG = "config.yaml"
+OVERRIDES = "overrides.yaml"
+MANIFEST = "manifest.json"
+"""The last file of a run: where it stands, the run is complete."""
+
+PARTIAL = ".partial-"
+"""Begins the name of a file that is being written."""
+
+LOCK = ".lock"
 
 RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
 """Set by the first process of a run, so that the ranks it starts use the same folder."""
@@ -70,16 +82,76 @@ def create_run_folder(output_dir: str) -> Path:
     return folder
 
 
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """The folder to this run alone, until the process ends in whatever way.
+
+    Raises:
+        ConfigError: If another process is at work in it.
+    """
+    if not is_first_rank():
+        yield
+        return
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigError(
+            f"Another process is at work in {folder}. Wait until it has ended, or choose another folder: output_dir=..."
+        ) from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
 def shown(path: Path) -> Path:
     """A path as a person would type it: relative where it lies below the working folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file that stands under its name only once it is whole and on the disk; until then, what was there stays.
+
+    The partial file lies beside the target: from another filesystem, such as that of `$TMPDIR`, a file is copied, and a
+    kill in the middle would leave half of it under the good name.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk; nothing of it is left then.
+    """
+    partial = path.with_name(f"{PARTIAL}{path.name}")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in a folder on the disk, as `fsync` of a file does not."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as indented JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def write_config(folder: Path, cfg: Any) -> None:
@@ -87,9 +159,9 @@ def write_config(folder: Path, cfg: Any) -> None:
     if not is_first_rank():
         return
     redacted = redact(OmegaConf.to_container(cfg, enum_to_str=True))
-    (folder / "config.yaml").write_text(yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))
     typed = redact_overrides([argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"])
-    (folder / "overrides.yaml").write_text(yaml.safe_dump(typed, allow_unicode=True), encoding="utf-8")
+    write_text(folder / OVERRIDES, yaml.safe_dump(typed, allow_unicode=True))
 
 
 def write_samples(
@@ -123,7 +195,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         if (folder / part).is_dir()
         for name, digest in sha256_of_files(folder / part).items()
     }
-    write_json(folder / "manifest.json", {**environment(), **facts, "sha256": artifacts})
+    write_json(folder / MANIFEST, {**environment(), **facts, "sha256": artifacts})
 
 
 def redact(node: Any, key: str = "") -> Any:

@@ -145,7 +145,9 @@ class CheckpointConfig:
     """What is kept for resuming: trained weights, optimizer and position."""
 
     every_n_steps: int = 100
-    """Optimizer steps between two saves of `checkpoints/last.ckpt`; 0 for none."""
+    """Optimizer steps between two saves; 0 for none at all. Before each validation and at the end there is one, too."""
+    keep: int = 2
+    """How many of the newest are kept."""
     save_best: bool = True
     """Also keep the step with the lowest `val/loss`."""
 

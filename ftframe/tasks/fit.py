@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,69 +18,218 @@ from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import Record, save_artifact, write_card
 from ftframe.models.precision import Precision
-from ftframe.train.checkpointing import build_checkpoints
+from ftframe.resumption import Resumption, find_resumption, refuse_changes
+from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint
+from ftframe.train.checkpoint_store import CheckpointStore
+from ftframe.train.checkpointing import Checkpoints
+from ftframe.train.guards import NonFiniteReport, let_loggers_fail
+from ftframe.train.interruption import Interruption
+from ftframe.train.metrics_log import NAME as METRICS
+from ftframe.train.randomness import Randomness
 from ftframe.train.schedule import total_optimizer_steps
 from ftframe.train.throughput import Throughput
 
+BASELINE = "baseline.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a training run before its model is built.
+
+    Attributes:
+        precision: Number types.
+        trainer: Lightning's.
+        throughput: Counts tokens and seconds.
+        inputs: Tokenizer and data.
+        total_steps: Optimizer steps of the whole run.
+        resumption: What the run begins with.
+        checkpoint: The file that its state is taken from; None for a fresh start.
+        facts: What must stay the same where the run goes on.
+    """
+
+    precision: Precision
+    trainer: Any
+    throughput: Throughput
+    inputs: preparation.Inputs
+    total_steps: int
+    resumption: Resumption
+    checkpoint: Path | None
+    facts: dict[str, Any]
+
 
 def fit(cfg: Any) -> Path:
-    """Train as the config says, and return the run folder.
+    """Train as the config says, or go on with a run, and return the run folder.
 
     Raises:
         ConfigError: If the config cannot be run; no model has been loaded then, and no run folder made.
         DataError: If the data cannot be trained on; likewise.
+        Interrupted: If a signal came; the state is saved if a step was trained.
+        NonFiniteError: If the loss or a gradient is not a number.
     """
-    started = time.perf_counter()
+    resumption = find_resumption(cfg.ckpt_path, cfg.output_dir)
+    if resumption.complete:
+        assert resumption.run is not None
+        console.print_line(f"{runs.shown(resumption.run)} is complete: there is nothing to go on with.")
+        return resumption.run
+    with Interruption().installed() as interruption:
+        plan = _plan(cfg, resumption)
+        accounting.warn_of_duplicates(plan.inputs.data)
+        accounting.print_mixture(plan.inputs.data)
+        folder = resumption.run or runs.create_run_folder(cfg.output_dir)
+        with runs.claimed(folder):
+            return _train(cfg, plan, folder, interruption)
+
+
+def _plan(cfg: Any, resumption: Resumption) -> Plan:
+    """Check everything that can be checked without the model, and prepare the data."""
+    throughput = Throughput()
     assembly.check_nodes(cfg)
     assembly.check_cell(cfg)
     precision = assembly.precision_of(cfg)
-    ckpt_path = find_checkpoint(cfg.ckpt_path)
-    throughput = Throughput()
-    trainer = _build_trainer(cfg, precision, callbacks=[throughput])
+    if resumption.run is not None:
+        refuse_changes(resumption.run, cfg)
+    checkpoint = _find_checkpoint(resumption)
+    trainer = _build_trainer(cfg, precision, callbacks=[Randomness(cfg.seed), throughput])
     tokenizer, model_config = preparation.load_tokenizer_of(cfg)
     assembly.check_attention(cfg, model_config, precision)
     inputs = preparation.prepare_inputs(cfg, tokenizer)
-    data, datamodule = inputs.data, inputs.datamodule
-    total_steps = _total_steps(cfg, datamodule, trainer)
-    accounting.warn_of_duplicates(data)
-    accounting.print_mixture(data)
+    facts = _facts(cfg, trainer, inputs)
+    if resumption.run is not None and checkpoint is not None:
+        _check_facts(CheckpointStore(checkpoint.parent).facts(), facts)
+    total_steps = _total_steps(cfg, inputs.datamodule, trainer)
+    return Plan(precision, trainer, throughput, inputs, total_steps, resumption, checkpoint, facts)
 
-    folder = runs.create_run_folder(cfg.output_dir)
+
+def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Path:
+    """Train in a folder that belongs to this run alone."""
+    trainer, inputs, data = plan.trainer, plan.inputs, plan.inputs.data
     console.write_logs_to(folder / "log.txt")
-    runs.write_config(folder, cfg)
-    runs.write_rejected(folder, data.rejected)
-
-    answers = _answers(cfg, data, tokenizer)
-    checkpoints = build_checkpoints(folder / "checkpoints", total_steps=total_steps, **cfg.checkpoint)
-    trainer.callbacks += [answers, *checkpoints]
-    tokens_per_batch = datamodule.tokens_per_batch(trainer.world_size)
+    _begin_folder(folder, cfg, plan)
+    answers = _answers(cfg, data, inputs.tokenizer)
+    trainer.callbacks += [
+        answers,
+        NonFiniteReport(folder, data.where),
+        interruption,
+        Checkpoints(
+            CheckpointStore(folder / "checkpoints", keep=cfg.checkpoint.keep),
+            interruption,
+            every_n_steps=cfg.checkpoint.every_n_steps,
+            total_steps=plan.total_steps,
+            save_best=cfg.checkpoint.save_best,
+            facts=plan.facts,
+        ),
+    ]
     module = assembly.build_module(
-        cfg, precision, total_steps=total_steps, tokens_per_batch=tokens_per_batch, validation_tasks=data.names
+        cfg,
+        plan.precision,
+        total_steps=plan.total_steps,
+        tokens_per_batch=inputs.datamodule.tokens_per_batch(trainer.world_size),
+        validation_tasks=data.names,
     )
-
-    baseline = assembly.validate(trainer, module, datamodule) if cfg.baseline else None
-    samples = {"baseline": dict(answers.answers)}
+    baseline = _baseline(cfg, folder, answers, measure=partial(assembly.validate, trainer, module, inputs.datamodule))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
-    final = assembly.validate(trainer, module, datamodule)
-    samples["final"] = dict(answers.answers)
-
+    checkpoint = str(plan.checkpoint) if plan.checkpoint is not None else None
+    trainer.fit(module, inputs.datamodule, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    final = assembly.validate(trainer, module, inputs.datamodule)
+    samples = {"baseline": baseline["answers"], "final": dict(answers.answers)}
     if not trainer.is_global_zero:
         return folder
     runs.write_rejected(folder, data.rejected)  # of a stream, they are known now
     results = {
-        "baseline": baseline,
+        "baseline": baseline["metrics"],
         "final": final,
         "optimizer_steps": trainer.global_step,
         "parameters": _count_parameters(module.model),
-        **throughput.summary(trainer.world_size),
+        **plan.throughput.summary(trainer.world_size),
         "data": data.counts,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(plan.throughput.wall_seconds, 1),
     }
     runs.write_samples(folder / "predictions.jsonl", [prompt.conversation for prompt in data.prompts], answers=samples)
-    artifact = _save(folder, cfg, _record(cfg, precision, inputs), module.model, inputs=inputs, results=results)
+    artifact = _save(folder, cfg, _record(cfg, plan.precision, inputs), module.model, inputs=inputs, results=results)
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
+
+
+def _begin_folder(folder: Path, cfg: Any, plan: Plan) -> None:
+    """Write what is known at the start; where a run goes on without a checkpoint, it starts anew."""
+    if not runs.is_first_rank():
+        return
+    if plan.resumption.run is None:
+        runs.write_config(folder, cfg)
+    elif plan.checkpoint is None:
+        for name in (BASELINE, METRICS):
+            (folder / name).unlink(missing_ok=True)
+    runs.write_rejected(folder, plan.inputs.data.rejected)
+
+
+def _baseline(
+    cfg: Any, folder: Path, answers: GenerationMetrics, *, measure: Callable[[], dict[str, float]]
+) -> dict[str, Any]:
+    """Metrics and answers of the untouched base; a run that goes on has measured them."""
+    path = folder / BASELINE
+    if path.is_file():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return {**saved, "answers": {int(number): text for number, text in saved["answers"].items()}}
+    if not cfg.baseline:
+        return {"metrics": None, "answers": {}}
+    measured = {"metrics": measure(), "answers": dict(answers.answers)}
+    if runs.is_first_rank():
+        runs.write_json(path, measured)
+    return measured
+
+
+def _find_checkpoint(resumption: Resumption) -> Path | None:
+    """The file that the state is taken from; None where nothing was saved yet.
+
+    Raises:
+        ConfigError: If it is damaged, or a new run is to begin with a state that there is not.
+    """
+    source = resumption.source
+    if source is None or source.is_file():
+        if source is not None:
+            read_checkpoint(source, mmap=True)
+        return source
+    store = CheckpointStore(source / "checkpoints")
+    entry = store.newest()
+    if entry is not None:
+        console.print_line(f"going on behind step {entry.step} of {runs.shown(source)}")
+        return store.folder / entry.file
+    if resumption.run is None:
+        raise ConfigError(f"ckpt_path={source}: nothing was saved there yet.")
+    console.print_line(f"{runs.shown(source)} was interrupted before its first checkpoint, and begins anew")
+    return None
+
+
+def _facts(cfg: Any, trainer: L.Trainer, inputs: preparation.Inputs) -> dict[str, Any]:
+    """What must be the same where the run goes on."""
+    environment = runs.environment()
+    return {
+        "world_size": trainer.world_size,
+        "data": inputs.data.fingerprints,
+        "device": assembly.device_name(cfg.trainer.accelerator),
+        "python": environment["python"],
+        "packages": environment["packages"],
+    }
+
+
+def _check_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Hold the surroundings of a run that goes on against those that it began in.
+
+    Raises:
+        ConfigError: If it has other data, or another number of processes.
+    """
+    for fact, key in (("world_size", "trainer.devices and trainer.num_nodes"), ("data", "data")):
+        if fact in before and before[fact] != now[fact]:
+            raise ConfigError(
+                f"The run was begun with another {fact}: {before[fact]} -> {now[fact]}. What was trained on and what "
+                f"comes next would not fit together. See {key}, or name a new folder: output_dir=<folder>."
+            )
+    for fact in ("device", "python", "packages"):
+        if before.get(fact) != now[fact]:
+            console.print_line(
+                f"warning: the run was begun with another {fact}, so it may differ in the last bits from one that was "
+                f"never interrupted: {before.get(fact)} -> {now[fact]}"
+            )
 
 
 def _save(
@@ -92,25 +243,6 @@ def _save(
     facts = {"template": record.template, "base": record.base["path"], "data": inputs.data.fingerprints}
     runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
     return artifact
-
-
-def find_checkpoint(ckpt_path: str | None) -> str | None:
-    """The file to resume from.
-
-    Raises:
-        ConfigError: If it does not exist.
-    """
-    if ckpt_path is None:
-        return None
-    path = Path(ckpt_path).expanduser()
-    if ckpt_path == "last":
-        found = sorted(Path("outputs/fit").glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
-        path = found[-1] if found else Path("outputs/fit/*/checkpoints/last.ckpt")
-    elif path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise ConfigError(f"ckpt_path={ckpt_path}: there is no checkpoint {path}.")
-    return str(path)
 
 
 def _answers(cfg: Any, data: preparation.PreparedData, tokenizer: Any) -> GenerationMetrics:
@@ -129,7 +261,9 @@ def _build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any]) -> A
     if cfg.trainer.enable_progress_bar:
         callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
     callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-    return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger)
+    trainer = assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger, plugins=[WholeCheckpointIO()])
+    let_loggers_fail(trainer.loggers)
+    return trainer
 
 
 def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int:
