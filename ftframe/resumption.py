@@ -70,7 +70,7 @@ def find_resumption(ckpt_path: str | None, output_dir: str) -> Resumption:
 
 
 def with_overrides_of_run(arguments: Sequence[str]) -> list[str]:
-    """The overrides of `ftframe fit`, with those of the run that `ckpt_path` names in front of what is typed.
+    """The overrides of `ftframe fit`; where it goes on with a run, that run's own stand in front of what is typed.
 
     `ckpt_path=last` is the newest run, or that in `output_dir` where it is typed: the same command then begins a run
     and, after an interruption, goes on with it.
@@ -79,19 +79,20 @@ def with_overrides_of_run(arguments: Sequence[str]) -> list[str]:
         ConfigError: If there is no run to go on with, or its overrides would run code that is not named again.
     """
     typed = {_key(argument): argument for argument in arguments if "=" in argument and argument[:2] != "--"}
-    value = _value(typed.get("ckpt_path"))
+    value, output_dir = _value(typed.get("ckpt_path")), _value(typed.get("output_dir"))
     is_grid = any(argument in ("-m", "--multirun") for argument in arguments)
     if value is None or is_grid or os.environ.get(RUN_DIR_VARIABLE):  # other ranks are started with all overrides
         return list(arguments)
-    output_dir = _value(typed.get("output_dir"))
+    rest = [argument for argument in arguments if _key(argument) != "ckpt_path"]
     run = _last_run(output_dir) if value == "last" else Path(value).expanduser()
     if run is None:
-        return [*(argument for argument in arguments if _key(argument) != "ckpt_path"), "ckpt_path=null"]
-    if not (run / CONFIG).is_file():
-        return list(arguments)  # a file, or a mistake that `find_resumption` explains
-    kept = [o for o in _overrides(run, typed) if _key(o) not in typed and _key(o) not in ("ckpt_path", "output_dir")]
-    rest = [argument for argument in arguments if _key(argument) not in ("ckpt_path", "output_dir")]
-    return [*kept, *rest, f"ckpt_path={_quoted(run)}", f"output_dir={_quoted(output_dir or run)}"]
+        return [*rest, "ckpt_path=null"]
+    is_branch = output_dir is not None and Path(output_dir).expanduser().resolve() != run.resolve()
+    if is_branch or not (run / CONFIG).is_file():  # a new run, a file, or a mistake that `find_resumption` explains
+        return list(arguments)
+    kept = [o for o in _overrides(run, typed) if _key(o) not in (*typed, "ckpt_path", "output_dir")]
+    rest = [argument for argument in rest if _key(argument) != "output_dir"]
+    return [*kept, *rest, f"ckpt_path={_quoted(run)}", f"output_dir={_quoted(run)}"]
 
 
 def _last_run(output_dir: str | None) -> Path | None:

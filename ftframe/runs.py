@@ -75,11 +75,16 @@ def create_run_folder(output_dir: str) -> Path:
         shared = os.environ.get(RUN_DIR_VARIABLE, output_dir)
         return Path(shared)
     folder = Path(output_dir).expanduser().resolve()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.is_file() or (folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir())):
         raise ConfigError(f"output_dir={output_dir} exists already and nothing is overwritten. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     os.environ[RUN_DIR_VARIABLE] = str(folder)
     return folder
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is what a run leaves that was killed before it wrote anything."""
+    return path.name == LOCK or path.name.startswith(PARTIAL)
 
 
 @contextmanager

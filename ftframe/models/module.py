@@ -189,7 +189,7 @@ class CausalLMModule(L.LightningModule):
             return
         raise NonFiniteError(
             f"The loss of step {self.global_step} is {loss}, and the norm of its gradients {norm}. The weights are "
-            "those of the step before. Lower optim.lr, clip with trainer.gradient_clip_val, or compute in another type by "
+            "those of the step before. Lower optim.lr, clip with trainer.gradient_clip_val, or choose another "
             "trainer.precision.",
             facts={"step": self.global_step, "loss": loss, "gradient_norm": norm, "rows": window.rows},
         )

@@ -103,8 +103,8 @@ def _plan(cfg: Any, resumption: Resumption) -> Plan:
 def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Path:
     """Train in a folder that belongs to this run alone."""
     trainer, inputs, data = plan.trainer, plan.inputs, plan.inputs.data
-    console.write_logs_to(folder / "log.txt")
     _begin_folder(folder, cfg, plan)
+    console.write_logs_to(folder / "log.txt")
     answers = _answers(cfg, data, inputs.tokenizer)
     trainer.callbacks += [
         answers,

@@ -72,8 +72,11 @@ class Checkpoints(Checkpoint):
         self.best_step, self.best_loss = state_dict["best_step"], state_dict["best_loss"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A resumed run has saved the step that it begins with."""
+        """A resumed run has saved the step that it begins with; what it was cut in is not counted twice."""
         self._saved_step = trainer.global_step
+        loop: Any = trainer.fit_loop.epoch_loop
+        for progress in (loop.batch_progress, loop.val_loop.batch_progress):
+            progress.total.ready = progress.total.started = progress.total.processed
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

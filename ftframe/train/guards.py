@@ -33,8 +33,11 @@ class NonFiniteReport(Callback):
         if not isinstance(exception, NonFiniteError):
             return
         path = self._folder / f"non_finite_rank{trainer.global_rank}.json"
+        numbers = {
+            name: str(value) for name, value in exception.facts.items() if isinstance(value, float)
+        }  # JSON: no nan
         rows = [[self._describe(row) for row in batch] for batch in exception.facts["rows"]]
-        write_json(path, {**exception.facts, "epoch": trainer.current_epoch, "rows": rows})
+        write_json(path, {**exception.facts, **numbers, "epoch": trainer.current_epoch, "rows": rows})
         exception.args = (f"{exception.args[0]}\nThe rows of that step are in {path}.",)
 
 

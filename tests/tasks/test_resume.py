@@ -61,7 +61,9 @@ class Probe(Callback):
     def __init__(self) -> None:
         self.rows: list[Any] = []
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.rows.append((trainer.global_step, batch["rows"]))
 
 
@@ -70,7 +72,9 @@ def train(*overrides: str) -> list[Any]:
     probe, build = Probe(), fit_module._build_trainer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            fit_module, "_build_trainer", lambda cfg, precision, callbacks: build(cfg, precision, callbacks=[*callbacks, probe])
+            fit_module,
+            "_build_trainer",
+            lambda cfg, precision, callbacks: build(cfg, precision, callbacks=[*callbacks, probe]),
         )
         patch.delenv("FTFRAME_RUN_DIR", raising=False)
         torch.manual_seed(len(overrides))  # what ran before must not matter
@@ -120,7 +124,9 @@ def test_a_run_that_was_cut_equals_one_that_was_not(
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    common = [o for o in COMMON if "data=jsonl" not in overrides and "data=mix" not in overrides or o not in NOT_OF_A_STREAM]
+    common = [
+        o for o in COMMON if ("data=jsonl" not in overrides and "data=mix" not in overrides) or o not in NOT_OF_A_STREAM
+    ]
     typed = (*common, *overrides)
     expected_rows = train(*typed, "output_dir=straight")
     assert expected_rows[-1][0] == STEPS - 1
