@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import sys
 from datetime import datetime
@@ -187,13 +188,26 @@ def test_write_json_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: 
     with pytest.raises(ValueError, match="Circular"):
         runs.write_json(path, circular)
 
-    def full(*_: object, **__: object) -> int:
+    def full(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         runs.write_json(path, {"a": 2})
     assert json.loads(path.read_bytes()) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_a_folder_is_claimed_by_one_run(tmp_path: Path) -> None:
+    with (
+        runs.claimed(tmp_path),
+        pytest.raises(ConfigError, match="Another process is at work in"),
+        runs.claimed(tmp_path),
+    ):
+        pass
+    with runs.claimed(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_samples_have_prompt_reference_and_answers(tmp_path: Path) -> None:

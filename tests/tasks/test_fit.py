@@ -54,9 +54,10 @@ def test_run_folder_is_complete(default_run):
             "metrics.csv",
             "metrics.json",
             "predictions.jsonl",
+            "baseline.json",
             "log.txt",
         ),
-        *("checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+        *("checkpoints/manifest.json", "checkpoints/step-00000300.ckpt", "checkpoints/step-00000384.ckpt"),
         *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/ftframe.json"),
         *("adapter/README.md", "adapter/tokenizer.json", "adapter/tokenizer_config.json"),
     }
