@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ftframe.train.checkpoint_io import read_checkpoint
 STEPS = 40
 CUTS = (1, 7, 20, 39)
 COMMON = (
-    *("data.dataset.size=64", "data.dataset.validation_size=8", "data.batch_size=4", "trainer.accelerator=cpu"),
+    *("data.dataset.size=64", "data.dataset.validation_size=8", "data.batch_size=4"),
     *(f"trainer.max_steps={STEPS}", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false"),
     *("checkpoint.every_n_steps=1", "checkpoint.keep=100", "scheduler.warmup_ratio=0.3"),
     "data.generate_examples=2",
@@ -52,7 +53,6 @@ RUNS: dict[str, tuple[str, ...]] = {
         *("data.dataset.validation_rows=8", "data.shuffle_buffer=16", "trainer.max_epochs=-1", "data.batch_size=4"),
     ),
 }
-NOT_OF_A_STREAM = ("data.dataset.size=64", "data.dataset.validation_size=8")
 
 
 class Probe(Callback):
@@ -82,16 +82,17 @@ def train(*overrides: str) -> list[Any]:
     return probe.rows
 
 
-def cut(run: Path, step: int) -> None:
-    """Leave a run folder as a kill behind the checkpoint of a step would have left it."""
-    manifest = run / "checkpoints" / "manifest.json"
-    content = json.loads(manifest.read_text())
-    content["checkpoints"] = [entry for entry in content["checkpoints"] if entry["step"] <= step]
-    content["best"] = content["best"] if content["best"] and content["best"] <= step else None
-    manifest.write_text(json.dumps(content))
-    for path in run.iterdir():
-        if path.name not in ("config.yaml", "overrides.yaml", "checkpoints", "metrics.csv", "baseline.json"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def copy_cut(straight: Path, run: Path, step: int) -> None:
+    """A run folder as a kill would have left it, some time after the checkpoint of a step."""
+    (run / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "overrides.yaml", "metrics.csv", "baseline.json"):
+        shutil.copy(straight / name, run / name)
+    content = json.loads((straight / "checkpoints" / "manifest.json").read_text())
+    content["checkpoints"] = [entry for entry in content["checkpoints"] if entry["step"] == step]
+    content["best"] = None
+    (run / "checkpoints" / "manifest.json").write_text(json.dumps(content))
+    (name,) = (entry["file"] for entry in content["checkpoints"])
+    shutil.copy(straight / "checkpoints" / name, run / "checkpoints" / name)
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
@@ -116,6 +117,24 @@ def state(run: Path) -> dict[str, Any]:
     return content
 
 
+def check_every_cut(typed: Sequence[str], folder: Path) -> None:
+    """Hold a run that goes on behind each cut against one that was never cut."""
+    straight = folder / "straight"
+    expected_rows = train(*typed, f"output_dir={straight}")
+    assert expected_rows[-1][0] == STEPS - 1
+    expected = state(straight)
+    assert expected["global_step"] == STEPS
+    for step in CUTS:
+        run = folder / f"cut{step}"
+        copy_cut(straight, run, step)
+        found_rows = train(*typed, f"output_dir={run}", f"ckpt_path={run}")
+        assert found_rows == [entry for entry in expected_rows if entry[0] >= step], f"cut at {step}"
+        assert differences(expected, state(run)) == [], f"cut at {step}"
+        for name in ("metrics.csv", "predictions.jsonl"):
+            assert (run / name).read_text() == (straight / name).read_text(), f"{name}, cut at {step}"
+        shutil.rmtree(run)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
 def test_a_run_that_was_cut_equals_one_that_was_not(
@@ -124,21 +143,27 @@ def test_a_run_that_was_cut_equals_one_that_was_not(
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(60)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    common = [
-        o for o in COMMON if ("data=jsonl" not in overrides and "data=mix" not in overrides) or o not in NOT_OF_A_STREAM
-    ]
-    typed = (*common, *overrides)
-    expected_rows = train(*typed, "output_dir=straight")
-    assert expected_rows[-1][0] == STEPS - 1
-    expected = state(tmp_path / "straight")
-    assert expected["global_step"] == STEPS
-    for step in CUTS:
-        run = tmp_path / f"cut{step}"
-        shutil.copytree(tmp_path / "straight", run)
-        cut(run, step)
-        found_rows = train(*typed, f"output_dir={run}", f"ckpt_path={run}")
-        assert found_rows == [entry for entry in expected_rows if entry[0] >= step], f"cut at {step}"
-        assert differences(expected, state(run)) == [], f"cut at {step}"
-        for name in ("metrics.csv", "predictions.jsonl"):
-            assert (run / name).read_text() == (tmp_path / "straight" / name).read_text(), f"{name}, cut at {step}"
-        shutil.rmtree(run)
+    other_data = any(override.startswith("data=") for override in overrides)
+    common = [override for override in COMMON if not other_data or not override.startswith("data.dataset.")]
+    check_every_cut((*common, "trainer.accelerator=cpu", *overrides), tmp_path)
+
+
+LLAMA_2_7B = (
+    *("model=llama2", "model.init=random", "data=jsonl", "data.dataset.columns.prompt=question", "data.max_length=512"),
+    *("data.dataset.columns.completion=answer", "data.dataset.limit=200", "data.on_too_long=drop", "data.packing=true"),
+    *("data.batch_size=2", "trainer.accumulate_grad_batches=2", "trainer.max_epochs=9"),
+    *("trainer.limit_val_batches=1", "data.generate_examples=0"),
+)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", ["embedded", "Llama 2 7B"])
+def test_on_a_gpu_too(shape: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    overrides = [*COMMON, *SHORT, "trainer.accelerator=gpu", "deterministic=true"]
+    if shape != "embedded":
+        data = request.getfixturevalue("shared_data")
+        real = (f"model.tokenizer={data}/llama2_tokenizer", f"data.dataset.path={data}/gsm8k/train.jsonl")
+        overrides = [o for o in overrides if not o.startswith("data.dataset.")] + [*LLAMA_2_7B, *real]
+    check_every_cut(overrides, tmp_path)
