@@ -32,7 +32,7 @@ def build_axis(name: str, values: Sequence[Any], *, is_set: Sequence[bool]) -> A
 
     Args:
         name: Its heading.
-        values: One per trial.
+        values: One per trial, at least one in all.
         is_set: Whether the trial has a value at all; on an axis of numbers it has no place if not.
     """
     given = [value for value, has_value in zip(values, is_set, strict=True) if has_value]

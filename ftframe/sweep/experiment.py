@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 
 from ftframe import config_folders
 from ftframe.runs import write_text
+from ftframe.sweep.board import spell_value
 from ftframe.sweep.ranking import Entry
 from ftframe.sweep.trials import Objective, Sweep
 
@@ -34,11 +35,13 @@ class Override:
     Attributes:
         key: A dotted key, or a group with or without its package.
         sign: `+`, `++`, `~` or nothing.
+        text: As it is typed.
     """
 
     key: str
     value: Any
     sign: str = ""
+    text: str = ""
 
 
 def write_experiment(sweep: Sweep, best: Entry | None) -> None:
@@ -77,20 +80,24 @@ def _typed(typed: Iterable[str], varied: Mapping[str, Any]) -> Iterator[Override
     """What was typed for every trial alike; the sweep's own keys are left out."""
     taken = {_split_sign(key)[1] for key in varied}
     for text in typed:
+        if text.endswith(f"={REDACTED}"):  # which is outside of Hydra's grammar
+            sign, key = _split_sign(text.partition("=")[0])
+            yield Override(key, REDACTED, sign)
+            continue
         try:
             parsed = OverridesParser.create().parse_override(text)
         except HydraException:
             continue  # what Hydra does not read was never applied
         sign, key = _split_sign(parsed.get_key_element())
         if key not in taken and not _OF_THE_SWEEP.fullmatch(key) and not parsed.is_sweep_override():
-            yield Override(key, parsed.value(), sign)
+            yield Override(key, parsed.value(), sign, text)
 
 
 def _varied(varied: Mapping[str, Any]) -> Iterator[Override]:
     for written, value in varied.items():
         sign, key = _split_sign(written)
         if not _OF_THE_SWEEP.fullmatch(key):
-            yield Override(key, value, sign)
+            yield Override(key, value, sign, f"{written}={spell_value(value)}")
 
 
 def _split_sign(key: str) -> tuple[str, str]:
@@ -108,7 +115,7 @@ def _render(overrides: Iterable[Override]) -> str:
     for override in overrides:
         name = override.key.partition("@")[0]
         if override.sign == "~" or override.key == "hydra.searchpath" or _INDEX.search(override.key):
-            unsaid.append(f"~{override.key}" if override.sign == "~" else f"{override.key}={override.value}")
+            unsaid.append(override.text)
         elif name == "experiment":
             base += _as_options(override.value)
         elif name in groups or "/" in name:

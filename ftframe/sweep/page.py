@@ -97,6 +97,8 @@ def _axes(board: Board) -> list[Axis]:
     """An axis for each key that has several values, and for each objective; places of the ranked trials alone."""
     ranked = [entry.trial for entry in board.entries if entry.rank]
     drawn = [t for t in ranked if all(math.isfinite(t.metrics[o.metric]) for o in board.objectives)]
+    if not drawn:
+        return []
     found = []
     for key in board.keys:
         is_set = [key in trial.overrides for trial in drawn]
@@ -105,9 +107,9 @@ def _axes(board: Board) -> list[Axis]:
             found.append(axis)
     for objective in board.objectives:
         values = [trial.metrics[objective.metric] for trial in drawn]
-        name = f"{objective.metric} ({'less' if objective.direction == 'minimize' else 'more'} is better)"
-        found.append(build_axis(name, values, is_set=[True] * len(values)))
-    return found if drawn else []
+        axis = build_axis(objective.metric, values, is_set=[True] * len(values))
+        found.append({**axis, "remark": f"{'less' if objective.direction == 'minimize' else 'more'} is better"})
+    return found
 
 
 def _curves(board: Board) -> list[dict[str, Any]]:

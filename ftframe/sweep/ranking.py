@@ -44,7 +44,7 @@ def rank(trials: Iterable[tuple[str, Trial]], objectives: Sequence[Objective]) -
     entries = [Entry(trial, sweep, reason=_why_unranked(trial, objectives)) for sweep, trial in trials]
     measured = [entry for entry in entries if _is_measured(entry.trial, objectives)]
     costs = [[o.cost(entry.trial.metrics[o.metric]) for o in objectives] for entry in measured]
-    front = _pareto_front(costs) if len(objectives) > 1 else [False] * len(costs)
+    front = _pareto_front(costs) if costs and len(objectives) > 1 else [False] * len(costs)
     keys = [_key(cost, on_front) for cost, on_front in zip(costs, front, strict=True)]
     order = sorted(range(len(measured)), key=keys.__getitem__)
     ranked = [replace(measured[i], rank=place, on_front=front[i]) for place, i in enumerate(order, start=1)]
@@ -77,7 +77,7 @@ def _key(costs: Sequence[float], on_front: bool) -> tuple[bool, bool, bool, floa
 
 def _pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:
     """Whether each point, [points, objectives], is dominated by no other; less is better."""
-    points = np.array(costs, dtype=float).reshape(len(costs), -1)
+    points = np.array(costs, dtype=float)
     finite = np.isfinite(points).all(axis=1)
     rivals = points[finite]
     front = []

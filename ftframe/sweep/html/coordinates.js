@@ -1,4 +1,6 @@
 // Parallel coordinates: an axis for each key that varies and for each objective, a line for each ranked trial.
+const STRONG = 100; // so many lines are told apart; those behind them are drawn the fainter, the more there are
+
 function showCoordinates() {
   const place = document.getElementById("coordinates");
   place.append(make("h2", {}, "Parallel coordinates"));
@@ -15,6 +17,7 @@ function showCoordinates() {
   for (const row of rows.toReversed()) { // the best on top
     const points = data.axes.flatMap(({ places }, index) => (places[row] === null ? [] : [`${x(index)},${y(places[row])}`])).join(" ");
     const line = draw("polyline", { points, class: "line", stroke: colourOfRank(data.ranks[row]), "data-row": row });
+    if (row >= STRONG) line.style.setProperty("--ink", Math.max(0.15, STRONG / rows.length));
     const hit = draw("polyline", { points, class: "hit" });
     standFor(row, hit, { lit: line, describe: () => describeTrial(row) });
     svg.append(draw("g", {}, line, hit));
@@ -31,11 +34,11 @@ function showCoordinates() {
 function drawAxis(axis, x, y, gap) {
   const most = Math.floor(gap / 7);
   const title = draw("title", {}, axis.name);
-  const [name, remark] = axis.name.split(/ (?=\()/);
+  const remarks = [axis.remark, axis.kind === "log" ? "log" : ""].filter(Boolean).join(", ");
   const group = draw("g", { class: "axes", "data-axis": axis.name, "data-kind": axis.kind },
     draw("line", { class: "axis", x1: x, x2: x, y1: y(0), y2: y(1) }),
-    draw("text", { class: "name", x, y: y(1) - 34, "text-anchor": "middle" }, shorten(name, most), title),
-    draw("text", { class: "tick", x, y: y(1) - 18, "text-anchor": "middle" }, (remark ?? (axis.kind === "log" ? "log" : "")).replace(/[()]/g, "")));
+    draw("text", { class: "name", x, y: y(1) - 34, "text-anchor": "middle" }, shorten(axis.name, most), title),
+    draw("text", { class: "tick", x, y: y(1) - 18, "text-anchor": "middle" }, remarks));
   for (const [share, label] of axis.ticks) {
     group.append(
       draw("line", { class: "axis", x1: x - 4, x2: x + 4, y1: y(share), y2: y(share) }),
