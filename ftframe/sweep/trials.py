@@ -157,10 +157,14 @@ def _reason(told: Mapping[str, Any]) -> str:
 
 
 def _run_folder(folder: Path, told: Any, usual: str) -> str:
-    """The trial's run folder, relative to the sweep's; a path that leads out of the sweep is not followed."""
-    if not isinstance(told, str) or "\0" in told:
+    """The trial's run folder, relative to the sweep's; a path that leads nowhere, or out of the sweep, is not taken."""
+    if not isinstance(told, str):
         return usual
-    return told if (folder / told).resolve().is_relative_to(folder.resolve()) else usual
+    try:
+        is_inside = (folder / told).resolve().is_relative_to(folder.resolve()) and (folder / told).is_dir()
+    except (OSError, RuntimeError, ValueError):  # a name too long, a loop of links, a null byte
+        is_inside = False
+    return told if is_inside else usual
 
 
 def _metrics(told: Mapping[str, Any], results: Mapping[str, Any]) -> dict[str, float]:

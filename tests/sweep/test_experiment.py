@@ -169,7 +169,7 @@ PLAIN = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.one_of(PLAIN, st.lists(PLAIN, max_size=3)))
 def test_values_are_read_as_they_were(value):
     text = experiment._render([Override("a.b", value)])

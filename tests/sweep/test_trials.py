@@ -83,7 +83,7 @@ def test_a_run_without_a_trial_file_and_cells_without_anything_are_told_of(make_
     assert read.notes == ("3 of 5 trials have no file yet",)
 
 
-@pytest.mark.parametrize("folder", ["../other", "/etc", "runs/../../other", "a\0b", 5, None])
+@pytest.mark.parametrize("folder", ["../other", "/etc", "runs/../../other", "a\0b", "x" * 5000, "runs/absent", 5, None])
 def test_a_run_folder_outside_the_sweep_is_not_followed(make_sweep, tmp_path, folder):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "metrics.json").write_text('{"final": {"val/loss": 9.0}}')
