@@ -61,11 +61,15 @@ def write_board(board: Board, folder: Path) -> None:
 def render_csv(board: Board) -> str:
     """One row per trial, numbers in full, the best first."""
     columns = board.columns()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([column.name for column in columns])
-    writer.writerows([cell(entry, column) for column in columns] for entry in board.entries)
-    return text.getvalue()
+    rows = [[cell(entry, column) for column in columns] for entry in board.entries]
+    return "".join(map(_csv_line, [[column.name for column in columns], *rows]))
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    """A row that ends in a newline alone, as tools for lines expect; asked for that, csv leaves a carriage return unquoted."""
+    line = io.StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def print_board(board: Board) -> None:

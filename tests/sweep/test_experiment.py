@@ -88,6 +88,8 @@ def test_it_composes_to_the_best_trials_config(make_sweep, typed, varied, overri
 def test_the_command_composes_it(make_sweep):
     sweep = make_sweep()
     sweep.add({"peft": "lora", "optim.lr": 1e-4}, {"val/loss": 1.0})
+    for name in ("config.yaml", "overrides.yaml"):  # of the run, which stand below the same folder
+        (sweep.path / "runs" / "0000" / name).write_text("{}")
     write_leaderboard(sweep.path)
     command = [
         sys.executable,
