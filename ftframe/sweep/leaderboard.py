@@ -66,7 +66,7 @@ def render_csv(board: Board) -> str:
 
 
 def _csv_line(cells: Sequence[Any]) -> str:
-    """A row that ends in a newline alone, as tools for lines expect; asked for that, csv leaves a carriage return unquoted."""
+    """A row that ends in a newline alone, as tools for lines expect; asked for that, csv would leave `CR` unquoted."""
     line = io.StringIO()
     csv.writer(line).writerow(cells)
     return line.getvalue().removesuffix("\r\n") + "\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import os
@@ -24,7 +26,8 @@ SCRIPTS = ("page.js", "table.js", "coordinates.js", "curves.js")
 def render(board: Board, folder: Path) -> str:
     """The page.
 
-    All that comes from trials is in one JSON block, without a `<`, and the scripts put it on the page as text.
+    All that comes from trials is in one JSON block, without a `<`, and the script puts it on the page as text. The
+    page's policy allows this script alone, by its digest, and no request.
 
     Args:
         board: What to show.
@@ -33,6 +36,8 @@ def render(board: Board, folder: Path) -> str:
     script = "".join(_asset(name) for name in SCRIPTS)
     data = json.dumps(_finite(_data(board, folder)), separators=(",", ":"), default=str)
     page = _asset("sweep.html").replace("/*style*/", _asset("sweep.css")).replace("/*script*/", script)
+    code = page.rpartition("<script>")[2].partition("</script>")[0]
+    page = page.replace("<!--digest-->", base64.b64encode(hashlib.sha256(code.encode()).digest()).decode())
     page = page.replace("<!--title-->", escape(board.title))
     return page.replace("<!--data-->", data.replace("<", "\\u003c"))
 

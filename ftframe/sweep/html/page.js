@@ -82,7 +82,11 @@ function describeTrial(row) {
 function showSummary() {
   const place = document.getElementById("summary");
   place.append(make("h1", {}, data.title));
-  for (const sweep of data.sweeps) place.append(make("p", { class: "quiet" }, make("code", {}, shorten(sweep.command, 400))));
+  for (const { folder, command } of data.sweeps) {
+    const line = make("p", { class: "quiet" }, make("code", {}, shorten(command, 400)));
+    if (data.sweeps.length > 1) line.prepend(`${folder}: `);
+    place.append(line);
+  }
   const states = Object.entries(data.states).map(([state, count]) => `${count} ${state}`);
   const by = data.objectives.map(({ metric, direction }) => `${metric} (${direction})`).join(" and ");
   place.append(make("p", { class: "quiet" }, `${data.rows.length} trials: ${states.join(", ") || "none yet"}. Ranked by ${by}.`));
