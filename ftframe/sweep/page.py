@@ -22,6 +22,9 @@ from ftframe.sweep.ranking import Entry, best_of
 
 SCRIPTS = ("page.js", "table.js", "coordinates.js", "curves.js")
 
+KEPT = 2000
+"""The most points of one curve, before it is known how many curves there are."""
+
 
 def render(board: Board, folder: Path) -> str:
     """The page.
@@ -120,7 +123,7 @@ def _axes(board: Board) -> list[Axis]:
 def _curves(board: Board) -> list[dict[str, Any]]:
     """A chart for each metric that was logged by step: its lines, each with the row of its trial."""
     metrics = list(dict.fromkeys(["train/loss", "val/loss", *(objective.metric for objective in board.objectives)]))
-    read = [curves.read_curves(entry.trial.folder / "metrics.csv", metrics) for entry in board.entries]
+    read = [_read(entry.trial.folder, metrics) for entry in board.entries]
     most = max(8, curves.POINTS // max(1, sum(map(len, read))))
     charts = []
     for metric in metrics:
@@ -129,6 +132,12 @@ def _curves(board: Board) -> list[dict[str, Any]]:
             thinned = [[row, *_split(curves.thin(curve, most))] for row, curve in lines]
             charts.append({"metric": metric, "lines": thinned})
     return charts
+
+
+def _read(folder: Path, metrics: Sequence[str]) -> dict[str, curves.Curve]:
+    """The curves of a run, short enough to hold those of all runs at once."""
+    found = curves.read_curves(folder / "metrics.csv", metrics)
+    return {metric: curves.thin(curve, KEPT) for metric, curve in found.items()}
 
 
 def _split(curve: Sequence[tuple[float, float]]) -> Iterable[list[float]]:
