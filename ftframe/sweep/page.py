@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -19,6 +20,7 @@ from ftframe.sweep.axes import Axis, build_axis
 from ftframe.sweep.board import RANK, Board, cell, counts, place_of
 from ftframe.sweep.importances import importances
 from ftframe.sweep.ranking import Entry, best_of
+from ftframe.sweep.trials import Sweep
 
 SCRIPTS = ("page.js", "table.js", "coordinates.js", "curves.js")
 
@@ -65,10 +67,7 @@ def _data(board: Board, folder: Path) -> dict[str, Any]:
     return {
         "title": board.title,
         "objectives": [{"metric": o.metric, "direction": o.direction} for o in board.objectives],
-        "sweeps": [
-            {"folder": place_of(s.folder), "command": " ".join(["ftframe", s.command, "-m", *s.typed])}
-            for s in board.sweeps
-        ],
+        "sweeps": [{"folder": place_of(sweep.folder), "command": _command(sweep)} for sweep in board.sweeps],
         "again": _again(board) if best else None,
         "states": counts(board.entries),
         "notes": board.notes,
@@ -81,6 +80,11 @@ def _data(board: Board, folder: Path) -> dict[str, Any]:
         "curves": _curves(board),
         "importances": {"shares": list(shares.items()), "how": how},
     }
+
+
+def _command(sweep: Sweep) -> str:
+    """The command that started the sweep, as a shell takes it; `-m` comes from Hydra as an override."""
+    return shlex.join(["ftframe", sweep.command, "-m", *(o for o in sweep.typed if not o.startswith("hydra.mode="))])
 
 
 def _again(board: Board) -> str | None:

@@ -51,6 +51,12 @@ def test_the_page_has_everything_and_asks_for_nothing(make_sweep):
     assert page.count("<script") == 2
 
 
+def test_the_page_says_what_was_typed_as_a_shell_takes_it(make_sweep):
+    sweep = make_sweep(command="preview", overrides=["hydra.mode=MULTIRUN", "optim.lr=tag(log, interval(1e-5, 1e-3))"])
+    (told,) = data_of(page_of(sweep))["sweeps"]
+    assert told["command"] == "ftframe preview -m 'optim.lr=tag(log, interval(1e-5, 1e-3))'"
+
+
 def test_nothing_from_trials_becomes_markup(make_sweep):
     sweep = make_sweep(f"</title>{EVIL.replace('/', '')}", overrides=[f"a={EVIL}"])
     sweep.add({"peft": EVIL, EVIL: 1}, {"val/loss": 1.0, f"val/{EVIL}": 2.0})
