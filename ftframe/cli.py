@@ -23,6 +23,7 @@ CONFIGURED = {
 
 PLAIN = {
     "doctor": "check that this machine can train",
+    "leaderboard": "rank the trials of a sweep, or of several: leaderboard outputs/multirun/<sweep>",
     "plugins": "list what is installed, start a plugin (plugins new NAME), check one (plugins check NAME)",
 }
 """Commands with arguments of their own."""

@@ -117,9 +117,9 @@ def print_results(baseline: Mapping[str, float] | None, final: Mapping[str, floa
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> None:
     """A table, numbers on the right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index and name else "left")
+        table.add_column(escape(name), justify="right" if index and name else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
