@@ -161,7 +161,7 @@ class FitConfig:
     deterministic: bool = False
     output_dir: str = MISSING
     ckpt_path: str | None = None
-    """Checkpoint file or run folder to go on from."""
+    """`last` or a run folder to go on with; with another `output_dir`, or a checkpoint file, a new run begins there."""
     baseline: bool = True
     """Measure the untouched base first."""
     gradient_checkpointing: bool = False
