@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,15 +26,27 @@ Position = tuple[int, int]
 class ResumableDataLoader(DataLoader[Batch]):
     """A dataloader that begins where training stands; it keeps no count of its own, which could disagree."""
 
-    def __init__(self, dataset: Any, *, position: Callable[[], Position] | None = None, **options: Any) -> None:
-        """Keep where to ask for the position; without it, every pass begins at the first batch of epoch 0."""
-        super().__init__(dataset, **options)
+    def __init__(
+        self, dataset: Any, *, position: Callable[[], Position] | None = None, seed: int = 0, **options: Any
+    ) -> None:
+        """Keep where to ask for the position; without it, every pass begins at the first batch of epoch 0.
+
+        Args:
+            dataset: Gives the batches.
+            position: Where training stands.
+            seed: Seeds the workers, together with the epoch.
+            options: Of torch's own loader.
+        """
+        # A generator of its own: torch would draw the workers' seeds from the one that training draws from.
+        super().__init__(dataset, generator=torch.Generator(), **options)
         self._position = position
+        self._seed = seed
 
     def __iter__(self) -> Any:
         """Batches, without those that a resumed run has seen."""
+        epoch, batches = self._position() if self._position is not None else (0, 0)
+        self.generator.manual_seed(random.Random(f"{self._seed}/{epoch}").getrandbits(63))
         if self._position is not None:
-            epoch, batches = self._position()
             source: Any = self.dataset if isinstance(self.dataset, StreamedBatches) else self.batch_sampler
             source.set_epoch(epoch)  # Lightning tells samplers only, and workers fetch before it does
             source.skip(batches)
@@ -207,6 +220,7 @@ class SFTDataModule(lightning.LightningDataModule):
             return ResumableDataLoader(
                 stream,
                 position=self._position,
+                seed=self.loading.seed,
                 batch_size=None,
                 num_workers=self.loading.num_workers,
                 pin_memory=torch.cuda.is_available(),
@@ -271,6 +285,7 @@ class SFTDataModule(lightning.LightningDataModule):
         return ResumableDataLoader(
             packs,
             position=position,
+            seed=self.loading.seed,
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.loading.num_workers,

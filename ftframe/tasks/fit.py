@@ -154,6 +154,8 @@ def _begin_folder(folder: Path, cfg: Any, plan: Plan) -> None:
     """Write what is known at the start; where a run goes on without a checkpoint, it starts anew."""
     if not runs.is_first_rank():
         return
+    for stray in folder.glob(f"{runs.PARTIAL}*"):
+        stray.unlink()
     if plan.resumption.run is None:
         runs.write_config(folder, cfg)
     elif plan.checkpoint is None:

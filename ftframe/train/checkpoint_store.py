@@ -73,6 +73,17 @@ class CheckpointStore:
         """Keep another step as the best one."""
         self._write(self.entries(), best=step, facts=self.facts())
 
+    def forget_after(self, step: int) -> None:
+        """Let go of checkpoints of later steps, which were passed over as damaged: the run will write them again.
+
+        Else they would count among the newest, and those that follow would be taken away in their place.
+        """
+        entries = self.entries()
+        kept = [entry for entry in entries if entry.step <= step]
+        if len(kept) < len(entries):
+            best = self._read().get("best")
+            self._write(kept, best=best if best in [entry.step for entry in kept] else None, facts=self.facts())
+
     def _write(self, entries: list[Entry], *, best: int | None, facts: Mapping[str, Any]) -> None:
         newest = sorted(entries, key=lambda entry: entry.step)[-self.keep :]
         kept = [*(entry for entry in entries if entry.step == best and entry not in newest), *newest]

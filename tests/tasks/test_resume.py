@@ -18,7 +18,7 @@ from ftframe.tasks import fit as fit_module
 from ftframe.train.checkpoint_io import read_checkpoint
 
 STEPS = 40
-CUTS = (1, 7, 20, 39)
+CUTS = (1, 7, 20, 39, STEPS)
 COMMON = (
     *("data.dataset.size=64", "data.dataset.validation_size=8", "data.batch_size=4"),
     *(f"trainer.max_steps={STEPS}", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false"),

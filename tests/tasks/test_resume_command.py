@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 LONG = (
     *("data.dataset.size=64", "data.dataset.validation_size=8", "data.batch_size=4", "trainer.max_epochs=-1"),
-    *("trainer.max_steps=400", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false", "peft.r=4"),
+    *("trainer.max_steps=120", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false", "peft.r=4"),
     *("data.generate_examples=2", "checkpoint.every_n_steps=3", "trainer.accelerator=cpu"),
 )
 
@@ -88,9 +88,9 @@ def test_interrupted_and_gone_on_with_and_complete(tmp_path: Path, start, ftfram
 
     done = ftframe("fit", f"ckpt_path={run}", cwd=tmp_path, OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
-    assert steps(run) == [str(step) for step in range(400)]
+    assert steps(run) == [str(step) for step in range(120)]
     results = json.loads((run / "metrics.json").read_text())
-    assert results["optimizer_steps"] == 400 and results["baseline"] is not None
+    assert results["optimizer_steps"] == 120 and results["baseline"] is not None
     manifest = json.loads((run / "manifest.json").read_text())
     before = sha256(run / "adapter" / "adapter_model.safetensors")
     assert manifest["sha256"]["adapter/adapter_model.safetensors"] == before

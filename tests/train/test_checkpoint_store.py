@@ -69,6 +69,20 @@ def test_a_damaged_one_is_passed_over_and_said(damage, tmp_path: Path, caplog: p
         store.newest()
 
 
+def test_one_that_was_passed_over_does_not_drive_out_those_that_follow(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep=1)
+    save(store, 9)
+    store.keep = 2
+    save(store, 10, best=10)
+    store.path(10).write_bytes(b"damaged")
+    newest = store.newest()
+    assert newest is not None and newest.step == 9
+    store.keep = 1
+    store.forget_after(9)
+    assert files(store) == ["manifest.json", "step-00000009.ckpt"]
+    assert json.loads((tmp_path / "manifest.json").read_text())["best"] is None
+
+
 def test_a_file_without_an_entry_was_never_finished(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=2)
     save(store, 1)

@@ -12,6 +12,7 @@ from typing import Any
 import lightning as L  # noqa: N812
 import pytest
 import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
@@ -86,6 +87,18 @@ def test_the_step_is_finished_and_saved(signum: int, code: int, tmp_path: Path) 
     assert newest is not None and newest.step == 3
     assert read_checkpoint(tmp_path / newest.file)["state_dict"]["weight"].item() == 3.0
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_slurm_warns_of_the_end_and_nothing_is_requeued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would save into a folder of its own, and call `scontrol requeue`."""
+    job = {"JOB_ID": "7", "JOB_NAME": "train", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert SLURMEnvironment.detect()
+    with pytest.raises(Interrupted, match="step 3 is saved") as caught:
+        train(tmp_path, Signal("on_before_backward", signal.SIGUSR1, at=3))
+    assert caught.value.exit_code == 143
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "step-00000003.ckpt"]
 
 
 def test_a_window_of_accumulation_is_finished(tmp_path: Path) -> None:
