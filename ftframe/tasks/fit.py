@@ -71,7 +71,7 @@ def fit(cfg: Any) -> Path:
         assert resumption.run is not None
         console.print_line(f"{runs.shown(resumption.run)} is complete: there is nothing to go on with.")
         return resumption.run
-    with Interruption().installed() as interruption:
+    with Interruption(console.print_line).installed() as interruption:
         plan = _plan(cfg, resumption)
         accounting.warn_of_duplicates(plan.inputs.data)
         accounting.print_mixture(plan.inputs.data)
@@ -264,7 +264,7 @@ def _build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any]) -> A
         callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
     callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     trainer = assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger, plugins=[WholeCheckpointIO()])
-    let_loggers_fail(trainer.loggers)
+    let_loggers_fail(trainer.loggers, console.print_line)
     return trainer
 
 

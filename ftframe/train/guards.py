@@ -11,7 +11,6 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import Callback
 
-from ftframe.console import print_line
 from ftframe.errors import FtframeError, NonFiniteError
 from ftframe.runs import write_json
 
@@ -41,14 +40,14 @@ class NonFiniteReport(Callback):
         exception.args = (f"{exception.args[0]}\nThe rows of that step are in {path}.",)
 
 
-def let_loggers_fail(loggers: Iterable[Any]) -> None:
-    """Switch a logger off when it raises, with one message, in place of ending the run."""
+def let_loggers_fail(loggers: Iterable[Any], say: Callable[[str], None] = print) -> None:
+    """Switch a logger off when it raises, with one message to `say`, in place of ending the run."""
     for logger in loggers:
         for name in LOGGER_METHODS:
-            setattr(logger, name, _guarded(logger, getattr(logger, name)))
+            setattr(logger, name, _guarded(logger, getattr(logger, name), say))
 
 
-def _guarded(logger: Any, method: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded(logger: Any, method: Callable[..., Any], say: Callable[[str], None]) -> Callable[..., Any]:
     @wraps(method)
     def call(*arguments: Any, **options: Any) -> Any:
         if getattr(logger, "_failed", False):
@@ -60,7 +59,7 @@ def _guarded(logger: Any, method: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:  # whatever a service or its network brings forth
             logger._failed = True
             log.exception("logger")
-            print_line(f"warning: {type(logger).__name__} failed and is switched off, training goes on: {error}")
+            say(f"warning: {type(logger).__name__} failed and is switched off, training goes on: {error}")
             return None
 
     return call

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -14,7 +14,6 @@ import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ftframe.console import print_line
 from ftframe.errors import Interrupted
 
 SIGNALS = {
@@ -32,9 +31,10 @@ class Interruption(Callback):
     aside: on SIGTERM they leave with 0, and communicate with other ranks from within the handler.
     """
 
-    def __init__(self) -> None:
-        """Nothing has happened."""
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        """Nothing has happened; `say` tells the user when it has."""
         self.signum: int | None = None
+        self._say = say
         self._between_steps = False
         self._launcher: Any = None
 
@@ -94,7 +94,7 @@ class Interruption(Callback):
         self.signum = code
         if not self._between_steps:
             raise self.error(_MESSAGE)
-        print_line(f"{signal.Signals(signum).name}: this step is finished and saved; once more ends at once.")
+        self._say(f"{signal.Signals(signum).name}: this step is finished and saved; once more ends at once.")
 
 
 _MESSAGE = "interrupted"
