@@ -12,6 +12,7 @@ from typing import Any
 
 from ftframe import __version__
 from ftframe.errors import FtframeError, did_you_mean
+from ftframe.redaction import learn_override, redact_text
 
 CONFIGURED = {
     "fit": "train an adapter or a whole model, and measure it before and after",
@@ -58,12 +59,14 @@ OUT_OF_MEMORY = (
 
 def main() -> None:
     """Run the command line and leave with the exit code of its outcome."""
+    for argument in sys.argv[1:]:
+        learn_override(argument)
     try:
         sys.exit(_dispatch(sys.argv[1:]))
     except FtframeError as error:
         if os.environ.get("FTFRAME_TRACEBACK"):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+            _print_traceback()
+        print(redact_text(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -71,11 +74,15 @@ def main() -> None:
     except SystemExit as leaving:
         sys.exit(_exit_code(leaving))
     except Exception as error:
-        traceback.print_exc()
+        _print_traceback()
         if _is_out_of_memory(error):
             print(OUT_OF_MEMORY, file=sys.stderr)
             sys.exit(4)
         sys.exit(1)
+
+
+def _print_traceback() -> None:
+    print(redact_text(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def _exit_code(leaving: SystemExit) -> Any:
