@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,14 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, extensions, preparation, runs, templates
+from ftframe import assembly, console, extensions, finished_run, preparation, runs, templates
 from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
 from ftframe.metrics.generation import Sampling
-from ftframe.models.artifact import Record, find_artifact, load_artifact, load_artifact_tokenizer, read_record
+from ftframe.models.artifact import load_artifact, load_artifact_tokenizer, open_artifact
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import resolve_precision
+from ftframe.models.record import Record
 from ftframe.schema import DataConfig
 
 
@@ -23,15 +25,16 @@ def evaluate(cfg: Any) -> Path:
     """Measure a run on its own validation data or on `data=...`, and return the folder with `metrics.json`.
 
     Raises:
-        ConfigError: If `run` is no finished run, or there is no data to measure on.
+        ConfigError: If `run` is no finished run, its base model is another than in training, or there is no data to
+            measure on.
         DataError: If the data cannot be read.
     """
     assembly.check_nodes(cfg)
-    artifact = find_artifact(cfg.run)
-    record = read_record(artifact)
+    artifact, record = open_artifact(cfg.run)
+    base = finished_run.base_of(cfg, record, accelerator=cfg.trainer.accelerator)
     trainer = _build_trainer(cfg, record)
     data_config = cfg.data if cfg.data is not None else data_of_run(artifact.parent)
-    tokenizer = load_artifact_tokenizer(artifact)
+    tokenizer = load_artifact_tokenizer(artifact, trust_remote_code=cfg.trust_remote_code and record.kind == "model")
     template = templates.artifact_template(record, cfg.template, tokenizer)
     data_config.template = dict(record.template)  # other data is written as the run's was
     seed = seed_of_run(artifact.parent, default=cfg.seed)
@@ -47,10 +50,8 @@ def evaluate(cfg: Any) -> Path:
     answers = preparation.generation_metrics(
         data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=batch_size
     )
-    base = record.base_spec(path=cfg.base, trust_remote_code=cfg.trust_remote_code)
-    module = CausalLMModule(
-        lambda device: load_artifact(artifact, record, base=base, device=device), validation_tasks=data.names
-    )
+    load = partial(load_artifact, artifact, record, base=base, allow_base_mismatch=cfg.allow_base_mismatch)
+    module = CausalLMModule(lambda device: load(device=device), validation_tasks=data.names)
     trainer.callbacks.append(answers)
     data_config.eval_batch_size = batch_size
     datamodule = preparation.build_datamodule(data_config, data, pad_token_id=sampling.pad_token_id, seed=seed)

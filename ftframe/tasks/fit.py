@@ -14,8 +14,9 @@ from ftframe import accounting, assembly, console, extensions, preparation, runs
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
-from ftframe.models.artifact import Record, save_artifact, write_card
+from ftframe.models.artifact import save_artifact, write_card
 from ftframe.models.precision import Precision
+from ftframe.models.record import Record
 from ftframe.train.checkpointing import build_checkpoints
 from ftframe.train.schedule import total_optimizer_steps
 from ftframe.train.throughput import Throughput
@@ -37,6 +38,7 @@ def fit(cfg: Any) -> Path:
     trainer = _build_trainer(cfg, precision, callbacks=[throughput])
     tokenizer, model_config = preparation.load_tokenizer_of(cfg)
     assembly.check_attention(cfg, model_config, precision)
+    base_fingerprint = assembly.base_fingerprint(cfg, precision)
     inputs = preparation.prepare_inputs(cfg, tokenizer)
     data, datamodule = inputs.data, inputs.datamodule
     total_steps = _total_steps(cfg, datamodule, trainer)
@@ -76,7 +78,14 @@ def fit(cfg: Any) -> Path:
         "seconds": round(time.perf_counter() - started, 1),
     }
     runs.write_samples(folder / "predictions.jsonl", [prompt.conversation for prompt in data.prompts], answers=samples)
-    artifact = _save(folder, cfg, _record(cfg, precision, inputs), module.model, inputs=inputs, results=results)
+    artifact = _save(
+        folder,
+        cfg,
+        _record(cfg, precision, inputs, base_fingerprint=base_fingerprint),
+        module.model,
+        inputs=inputs,
+        results=results,
+    )
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
 
@@ -89,7 +98,8 @@ def _save(
     save_artifact(model, inputs.tokenizer, record=record, folder=artifact)
     write_card(artifact, record, results=results["final"], data=", ".join(assembly.dataset_names(cfg.data)))
     runs.write_json(folder / "metrics.json", results)
-    facts = {"template": record.template, "base": record.base["path"], "data": inputs.data.fingerprints}
+    base = {"base": record.base["path"], "base_fingerprint": record.base_fingerprint}
+    facts = {"template": record.template, **base, "data": inputs.data.fingerprints}
     runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
     return artifact
 
@@ -155,7 +165,7 @@ def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int
     )
 
 
-def _record(cfg: Any, precision: Precision, inputs: preparation.Inputs) -> Record:
+def _record(cfg: Any, precision: Precision, inputs: preparation.Inputs, *, base_fingerprint: str) -> Record:
     quant = assembly.plain(cfg.quant)
     return Record(
         kind="model" if cfg.peft is None else "adapter",
@@ -167,6 +177,7 @@ def _record(cfg: Any, precision: Precision, inputs: preparation.Inputs) -> Recor
         max_new_tokens=cfg.data.max_new_tokens,
         tasks=templates.task_templates(cfg.data),
         template_sha256=templates.template_sha256(cfg.data.template, inputs.template),
+        base_fingerprint=base_fingerprint,
     )
 
 
