@@ -165,6 +165,7 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
             device=device,
             attn_implementation=spec.attn_implementation,
             seed=spec.seed,
+            trust_remote_code=spec.trust_remote_code,
         )
     else:
         weight_files(resolve_path(spec.path), revision=spec.revision)  # refuses pickles, and adapters

@@ -76,26 +76,57 @@ def data_of_run(run: Path) -> Any:
     """The `data` node that a run was trained with.
 
     Raises:
-        ConfigError: If the folder has no config, as beside an adapter that was copied away from its run; or its data
-            is built by a local file, which is not run because a folder names it.
+        ConfigError: If the folder has no config, as beside an adapter that was copied away from its run, or a damaged
+            one; or its data is built by a local file, which is not run because a folder names it.
     """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise ConfigError(f"There is no {path}, so the data is not known. Choose it by data=..., such as data=jsonl.")
-    saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    saved = _saved_config(run)
+    if saved is None:
+        raise ConfigError(
+            f"There is no {run / 'config.yaml'}, so the data is not known. Choose it by data=..., such as data=jsonl."
+        )
     for _, _, node in extensions.named_nodes({"data": saved["data"]}):
         if is_local(node["name"]):
             raise ConfigError(
                 f"This run's config.yaml names the local file {node['name']}, and code is not run because a folder "
                 f"names it. If you trust that file, say so: data=local data.dataset.name={node['name']}"
             )
-    return OmegaConf.merge(OmegaConf.structured(DataConfig), saved["data"])
+    data = OmegaConf.merge(OmegaConf.structured(DataConfig), saved["data"])
+    data.cache_dir = None  # where this machine writes is not for the run folder to say
+    return data
 
 
 def seed_of_run(run: Path, *, default: int) -> int:
-    """The run's seed, which decides the rows that were held out; `default` where there is no run folder."""
+    """The run's seed, which decides the rows that were held out; `default` where there is no run folder.
+
+    Raises:
+        ConfigError: If the run's config is damaged.
+    """
+    saved = _saved_config(run)
+    return default if saved is None else int(saved["seed"])
+
+
+def _saved_config(run: Path) -> dict[str, Any] | None:
+    """What stands in a run folder's config.yaml, which may be somebody else's; None where there is none.
+
+    Raises:
+        ConfigError: If it is damaged, or refers to something outside of itself: a run's config is written resolved.
+    """
     path = run / "config.yaml"
-    return int(yaml.safe_load(path.read_text(encoding="utf-8"))["seed"]) if path.is_file() else default
+    if not path.is_file():
+        return None
+    try:
+        saved: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        usable = isinstance(saved, dict) and isinstance(saved["data"], dict) and isinstance(saved["seed"], int)
+    except (ValueError, KeyError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
+    if not usable:
+        raise ConfigError(f"{path} is damaged: it has no `data` and `seed` as ftframe writes them.")
+    if "${" in str(saved["data"]):
+        raise ConfigError(
+            f"{path}: data holds a reference, ${{...}}, which could read this machine's environment into the run. "
+            "Choose the data by data=..."
+        )
+    return dict(saved)
 
 
 def _build_trainer(cfg: Any, record: Record) -> Any:
