@@ -21,17 +21,17 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     """A new folder to write into, which takes the place of `folder` once all of it is on the disk.
 
     It lies beside its place and is renamed, so a process that is killed leaves no `folder`, or the one of before. What
-    an earlier attempt has left is swept.
+    an earlier attempt has left is swept, the folder that it was about to replace only when the new one stands.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     replaced = folder.with_name(f".{folder.name}.replaced")
-    for stray in (partial, replaced):
-        shutil.rmtree(stray, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         sync(partial)
         if folder.exists():
+            shutil.rmtree(replaced, ignore_errors=True)
             folder.rename(replaced)
         partial.rename(folder)
         _sync_path(folder.parent)

@@ -63,7 +63,7 @@ def test_folder_without_weights_is_refused(tmp_path):
 
 
 def test_adapter_in_a_base_is_refused(tmp_path):
-    """transformers would load it, and the model that it names, without a word."""
+    """Transformers would load it, and the model that it names, without a word."""
     with pytest.raises(ConfigError, match=r"holds an adapter_config\.json: it is an adapter, or has one inside"):
         weight_files(str(fill(tmp_path, "model.safetensors", "adapter_config.json")))
 
