@@ -161,7 +161,7 @@ def load_artifact_tokenizer(folder: Path, *, trust_remote_code: bool = False) ->
         ConfigError: If it does not load, or brings code that is not trusted.
     """
     try:
-        return read_tokenizer(str(folder), trust_remote_code=trust_remote_code, trust_key="trust_remote_code")
+        return read_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} holds no tokenizer that loads: {error}") from error
 

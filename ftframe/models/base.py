@@ -75,7 +75,6 @@ def load_tokenizer(spec: BaseSpec) -> Any:
             path,
             revision=None if spec.tokenizer else spec.revision,
             trust_remote_code=spec.trust_remote_code,
-            trust_key="model.trust_remote_code",
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -122,7 +121,7 @@ def _pretrained_config(spec: BaseSpec) -> Any:
         config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError) as error:
         if not spec.trust_remote_code and "trust_remote_code" in str(error):
-            raise ConfigError(code_refused(path, "model.trust_remote_code")) from error
+            raise ConfigError(code_refused(path)) from error
         raise ConfigError(f"No model could be found at model.path={path}.\n{_first_line(error)}{_HUB_HINT}") from error
     if getattr(config, "transformers_weights", None):
         raise ConfigError(

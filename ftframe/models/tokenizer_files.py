@@ -14,14 +14,13 @@ from ftframe.models.weight_files import is_plain_name
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
-def read_tokenizer(path: str, *, trust_remote_code: bool, revision: str | None = None, trust_key: str) -> Any:
+def read_tokenizer(path: str, *, trust_remote_code: bool, revision: str | None = None) -> Any:
     """A tokenizer from a folder or a hub.
 
     Args:
         path: The folder, or the id of a repository.
         trust_remote_code: Whether code that comes with it may run; what the user has typed, and nothing else.
         revision: Of the repository.
-        trust_key: The config's key by which the user would trust it, for messages.
 
     Raises:
         ConfigError: If it needs code that is not trusted, or one of its files or templates is named after a place
@@ -36,7 +35,7 @@ def read_tokenizer(path: str, *, trust_remote_code: bool, revision: str | None =
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except ValueError as error:
         if not trust_remote_code and "trust_remote_code" in str(error):
-            raise ConfigError(code_refused(path, trust_key)) from error
+            raise ConfigError(code_refused(path)) from error
         raise
     templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
     for name in templates:
@@ -45,11 +44,12 @@ def read_tokenizer(path: str, *, trust_remote_code: bool, revision: str | None =
     return tokenizer
 
 
-def code_refused(path: str, trust_key: str) -> str:
+def code_refused(path: str) -> str:
     """The message for a model or tokenizer that cannot be had without running its code."""
     return (
         f"{path} needs Python code that comes with it (`auto_map`), and code is not run because a model brings it. "
-        f"Read it, and if you trust it, say so: {trust_key}=true"
+        "Read it, and if you trust it, say so: model.trust_remote_code=true, or trust_remote_code=true base=... for "
+        "ftframe evaluate and predict."
     )
 
 
