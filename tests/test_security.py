@@ -40,7 +40,7 @@ from ftframe.errors import ConfigError, DataError, FtframeError
 from ftframe.installation import KNOWN_BAD
 from ftframe.models.adapter import attach_adapter, load_adapter, save_adapter
 from ftframe.models.artifact import load_artifact, load_artifact_tokenizer, open_artifact
-from ftframe.models.base import BaseSpec, build_base_model, load_config, load_tokenizer, resolve_path
+from ftframe.models.base import BaseSpec, _kernels, build_base_model, load_config, load_tokenizer, resolve_path
 from ftframe.models.base_fingerprint import fingerprint_base
 from ftframe.models.module import CausalLMModule
 from ftframe.models.random_init import random_model
@@ -291,6 +291,33 @@ def test_code_of_a_model_that_the_library_knows_is_not_needed(folders: Path, att
     assert type(model).__module__.startswith("transformers.models.llama")
 
 
+@pytest.mark.parametrize("kind", ["base", "model"])
+@pytest.mark.parametrize("key", ["_attn_implementation_internal", "_attn_implementation", "attn_implementation"])
+def test_kernel_that_the_config_of_a_model_names(key: str, kind: str, folders: Path) -> None:
+    """It would be fetched from a hub and run, even where another attention is asked for."""
+    edit(folders / "base" / "config.json", **{key: "somebody/kernel"})
+    spec = BaseSpec(str(folders / "base"))
+    try:
+        if kind == "base":
+            model = build_base_model(spec, dtype=torch.float32, quantization_config=None, device=CPU)
+        else:
+            record = Record("model", {"path": "x"}, "float32", None, {"name": "plain"})
+            model = load_artifact(folders / "base", record, base=spec, device=CPU)
+    except ConfigError as error:
+        assert "names somebody/kernel as its attention: a kernel on a hub, which is code" in str(error)
+    else:  # releases of transformers differ in which of the keys they heed
+        assert model.config._attn_implementation == "sdpa"
+
+
+def test_kernel_that_a_config_within_a_config_names() -> None:
+    inner = LlamaConfig()
+    outer = LlamaConfig()
+    outer.text_config = inner
+    assert _kernels(outer) == []
+    inner._attn_implementation = "somebody/kernel"
+    assert _kernels(outer) == ["somebody/kernel"]
+
+
 @pytest.mark.usefixtures("modules")
 @pytest.mark.parametrize("has_config", [True, False], ids=["beside a model", "alone"])
 def test_code_of_a_tokenizer(has_config: bool, folders: Path, attack: Attack) -> None:
@@ -510,11 +537,11 @@ def test_nothing_that_is_read_is_run() -> None:
 
 
 FLOORS = {
-    "lightning": "2.6.6",  # 2.6.2 and 2.6.3 were malware; up to 2.6.5 a checkpoint chooses what is called
-    "transformers": "5.5",
-    "torch": "2.10",
-    "hydra-core": "1.3.6",
-    "jinja2": "3.1.6",  # below: ways out of the sandbox
+    "lightning": "2.6.6",  # 2.6.2 and 2.6.3 were malware; CVE-2026-58659
+    "transformers": "5.5",  # CVE-2026-4372, CVE-2026-5241
+    "torch": "2.10",  # CVE-2026-24747
+    "hydra-core": "1.3.6",  # GHSA-37p2
+    "jinja2": "3.1.6",  # CVE-2025-27516
 }
 
 

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from ftframe.errors import ConfigError, FtframeError
 from ftframe.models.adapter import load_adapter, save_adapter
-from ftframe.models.base import BaseSpec, build_base_model
+from ftframe.models.base import BaseSpec, build_base_model, load_config
 from ftframe.models.base_fingerprint import fingerprint_base
 from ftframe.models.precision import DTYPES
 from ftframe.models.record import RECORD, Record, read_record, write_record
@@ -92,6 +92,7 @@ def _load_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool, de
     weight_files(str(folder), key="run")
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
+        config=load_config(BaseSpec(str(folder), trust_remote_code=trust_remote_code)),
         dtype=dtype,
         trust_remote_code=trust_remote_code,
         use_safetensors=True,

@@ -10,7 +10,7 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
 from ftframe.config_folders import find_package
 from ftframe.errors import ConfigError, did_you_mean
@@ -123,12 +123,25 @@ def _pretrained_config(spec: BaseSpec) -> Any:
         if not spec.trust_remote_code and "trust_remote_code" in str(error):
             raise ConfigError(code_refused(path)) from error
         raise ConfigError(f"No model could be found at model.path={path}.\n{_first_line(error)}{_HUB_HINT}") from error
+    kernels = _kernels(config)
+    if kernels:
+        raise ConfigError(
+            f"The config.json at model.path={path} names {kernels[0]} as its attention: a kernel on a hub, which is "
+            "code and is not run. Remove the key; the attention is chosen by model.attn_implementation."
+        )
     if getattr(config, "transformers_weights", None):
         raise ConfigError(
             f"The config.json at model.path={path} names its weights by `transformers_weights`, which is not followed. "
             "Name them as usual, model.safetensors or model.safetensors.index.json, and remove the key."
         )
     return config
+
+
+def _kernels(config: Any) -> list[str]:
+    """The kernels on a hub that a model's config, or a config within it, would have transformers fetch and run."""
+    parts = [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]
+    names = [str(getattr(part, "_attn_implementation", None)) for part in parts]
+    return [name for name in names if "/" in name]
 
 
 def check_vocabulary(config: Any, tokenizer: Any) -> None:
