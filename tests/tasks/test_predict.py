@@ -68,6 +68,15 @@ def test_bad_input_is_refused(arguments, message, default_run, tmp_path, ftframe
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory, ftframe, quick):
+    """A run of a few steps, for tests that do not look at its answers."""
+    folder = tmp_path_factory.mktemp("quick") / "run"
+    done = ftframe("fit", *quick, "baseline=false", "metrics=none", f"output_dir={folder}", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 def other_base(folder):
     """The embedded base with one number of its weights changed."""
     copy = shutil.copytree(resolve_path("pkg://ftframe.embedded/tiny"), folder / "other")
@@ -79,8 +88,8 @@ def other_base(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_another_base_is_refused_unless_it_is_allowed(command, default_run, tmp_path, ftframe):
-    arguments = [f"run={default_run[0]}", f"base={other_base(tmp_path)}"]
+def test_another_base_is_refused_unless_it_is_allowed(command, quick_run, tmp_path, ftframe):
+    arguments = [f"run={quick_run}", f"base={other_base(tmp_path)}"]
     arguments += (
         ["prompt=Where does Jovin live?"] if command == "predict" else ["data=people", "data.generate_examples=0"]
     )
@@ -97,8 +106,8 @@ def test_another_base_is_refused_unless_it_is_allowed(command, default_run, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["predict", "evaluate"])
-def test_damaged_adapter_is_refused(command, default_run, tmp_path, ftframe):
-    run = shutil.copytree(default_run[0], tmp_path / "run")
+def test_damaged_adapter_is_refused(command, quick_run, tmp_path, ftframe):
+    run = shutil.copytree(quick_run, tmp_path / "run")
     weights = run / "adapter" / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
