@@ -17,6 +17,7 @@ from ftframe.errors import ConfigError
 from ftframe.metrics.generation import Answer, Generate, Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
+from ftframe.models.base_fingerprint import fingerprint_base
 from ftframe.models.isolation import check_isolation
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision, resolve_precision
@@ -148,6 +149,16 @@ def base_spec(cfg: Any) -> BaseSpec:
 
 def _absolute(path: str, init: str) -> str:
     return path if init == "random" else resolve_path(path)
+
+
+def base_fingerprint(cfg: Any, precision: Precision) -> str:
+    """Which weights the run starts from.
+
+    Raises:
+        ConfigError: If they are not found, or are pickles.
+    """
+    device_type = "cuda" if on_gpu(cfg.trainer.accelerator) else "cpu"
+    return fingerprint_base(base_spec(cfg), dtype=precision.base_dtype, device_type=device_type)
 
 
 def precision_of(cfg: Any) -> Precision:

@@ -12,6 +12,7 @@ from typing import Any
 
 from ftframe import __version__
 from ftframe.errors import FtframeError, did_you_mean
+from ftframe.redaction import learn_override, redact_text
 
 CONFIGURED = {
     "fit": "train an adapter or a whole model, and measure it before and after",
@@ -54,12 +55,14 @@ _QUOTE_OR_END = re.compile(r'(\\*)("|\Z)')
 
 def main() -> None:
     """Run the command line and leave with the exit code of its outcome."""
+    for argument in sys.argv[1:]:
+        learn_override(argument)
     try:
         sys.exit(_dispatch(sys.argv[1:]))
     except FtframeError as error:
         if os.environ.get("FTFRAME_TRACEBACK"):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+            _print_traceback()
+        print(redact_text(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -67,8 +70,12 @@ def main() -> None:
     except SystemExit as leaving:
         sys.exit(_exit_code(leaving))
     except Exception:
-        traceback.print_exc()
+        _print_traceback()
         sys.exit(1)
+
+
+def _print_traceback() -> None:
+    print(redact_text(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def _exit_code(leaving: SystemExit) -> Any:

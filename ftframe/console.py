@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from ftframe.runs import is_first_rank, redact
+from ftframe.redaction import RedactingFormatter, redact
+from ftframe.runs import is_first_rank
 
 console = Console(quiet=not is_first_rank(), highlight=False)
 _BUFFER = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
@@ -55,7 +56,7 @@ def write_logs_to(path: Path) -> None:
     if not is_first_rank():
         return
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if _BUFFER.target is not None:
         _BUFFER.target.close()
     _BUFFER.setTarget(handler)

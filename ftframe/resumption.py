@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
-from ftframe.runs import CONFIG, MANIFEST, OVERRIDES, RUN_DIR_VARIABLE, redact
+from ftframe.redaction import redact
+from ftframe.runs import CONFIG, MANIFEST, OVERRIDES, RUN_DIR_VARIABLE
 
 RUNS = Path("outputs/fit")
 """Where `ckpt_path=last` looks for the newest run."""

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import secrets
 import string
 import subprocess
@@ -24,6 +23,7 @@ from omegaconf import OmegaConf
 
 from ftframe.api import Conversation
 from ftframe.errors import ConfigError
+from ftframe.redaction import redact, redact_overrides
 
 CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
@@ -51,7 +51,6 @@ _PACKAGES = (
     "hydra-core",
     "omegaconf",
 )
-_SECRET = re.compile(r"(^|[_.])(api_?key|password|secret|access_?token|auth_?token|hf_?token|token)$", re.IGNORECASE)
 
 
 def new_run_id() -> str:
@@ -200,24 +199,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         if (folder / part).is_dir()
         for name, digest in sha256_of_files(folder / part).items()
     }
-    write_json(folder / MANIFEST, {**environment(), **facts, "sha256": artifacts})
-
-
-def redact(node: Any, key: str = "") -> Any:
-    """The same tree with every value whose key names a secret replaced."""
-    if isinstance(node, Mapping):
-        return {name: redact(value, str(name)) for name, value in node.items()}
-    if isinstance(node, list):
-        return [redact(value, key) for value in node]
-    return "<redacted>" if node and _SECRET.search(key) else node
-
-
-def redact_overrides(overrides: list[str]) -> list[str]:
-    """The same overrides with every secret value replaced."""
-    return [
-        f"{override.partition('=')[0]}=<redacted>" if _SECRET.search(override.partition("=")[0]) else override
-        for override in overrides
-    ]
+    write_json(folder / MANIFEST, {**environment(), **redact(facts), "sha256": artifacts})
 
 
 def environment() -> dict[str, Any]:

@@ -62,6 +62,7 @@ class ModelConfig:
     """Type of the base weights: float32, bfloat16, float16, or `auto` to follow the precision."""
     attn_implementation: str = "sdpa"
     trust_remote_code: bool = False
+    """Run the Python code that a model or tokenizer brings along."""
     learning_rate: float = MISSING
     """What suits this model's adapters; `optim.lr` follows it."""
 
@@ -200,6 +201,8 @@ class EvaluateConfig:
     """Run folder of a finished fit, or an adapter or model folder."""
     base: str | None = None
     """Where the base model is now, if not where it was in training."""
+    allow_base_mismatch: bool = False
+    """Put the adapter on another base than it was trained on."""
     template: dict[str, Any] = field(default_factory=lambda: {"name": None})
     """`name` is the run's prompt template where that is a local file: an artifact does not decide which code runs."""
     trust_remote_code: bool = False
@@ -223,6 +226,8 @@ class PredictConfig:
     """Run folder of a finished fit, or an adapter or model folder."""
     base: str | None = None
     """Where the base model is now, if not where it was in training."""
+    allow_base_mismatch: bool = False
+    """Put the adapter on another base than it was trained on."""
     template: dict[str, Any] = field(default_factory=lambda: {"name": None})
     """`name` is the run's prompt template where that is a local file: an artifact does not decide which code runs."""
     trust_remote_code: bool = False

@@ -99,55 +99,6 @@ def test_shown_is_relative_below_the_working_folder(tmp_path: Path, monkeypatch:
     assert runs.shown(tmp_path.parent / "y") == tmp_path.parent / "y"
 
 
-SECRETS = (
-    "api_key",
-    "apikey",
-    "wandb_api_key",
-    "hf_token",
-    "token",
-    "access_token",
-    "auth_token",
-    "HF_TOKEN",
-    "password",
-    "db_password",
-    "secret",
-    "client_secret",
-)
-NOT_SECRETS = (
-    "max_new_tokens",
-    "tokenizer",
-    "tokens_per_second",
-    "stop_token_ids",
-    "pad_token_id",
-    "keyword",
-    "monkey",
-    "secretary",
-)
-
-
-@pytest.mark.parametrize("key", SECRETS)
-def test_secrets_are_redacted(key: str) -> None:
-    assert runs.redact({key: "s3cret"}) == {key: "<redacted>"}
-    assert runs.redact({"a": [{"b": {key: "s3cret"}}]}) == {"a": [{"b": {key: "<redacted>"}}]}
-    assert runs.redact({key: ["s3cret", "other"]}) == {key: ["<redacted>", "<redacted>"]}
-    assert runs.redact_overrides([f"{key}=s3cret", f"+logger.{key}=a=b", "seed=1"]) == [
-        f"{key}=<redacted>",
-        f"+logger.{key}=<redacted>",
-        "seed=1",
-    ]
-
-
-@pytest.mark.parametrize("key", NOT_SECRETS)
-def test_what_is_no_secret_is_kept(key: str) -> None:
-    assert runs.redact({key: "value", "list": [{key: 3}]}) == {key: "value", "list": [{key: 3}]}
-    assert runs.redact_overrides([f"{key}=value"]) == [f"{key}=value"]
-
-
-@pytest.mark.parametrize("value", [None, ""], ids=["null", "empty"])
-def test_absent_secret_is_seen_to_be_absent(value: str | None) -> None:
-    assert runs.redact({"token": value}) == {"token": value}
-
-
 def test_files_of_a_run_hold_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["--config-name=fit", "seed=1", "+logger.api_key=s3cret", "+model.hf_token=s3cret"]
     monkeypatch.setattr(sys, "argv", ["ftframe", *typed])

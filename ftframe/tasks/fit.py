@@ -16,8 +16,9 @@ from ftframe import accounting, assembly, console, extensions, preparation, runs
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import GenerationMetrics, Sampling
-from ftframe.models.artifact import Record, save_artifact, write_card
+from ftframe.models.artifact import save_artifact, write_card
 from ftframe.models.precision import Precision
+from ftframe.models.record import Record
 from ftframe.resumption import Resumption, find_resumption, refuse_changes
 from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint
 from ftframe.train.checkpoint_store import CheckpointStore
@@ -30,6 +31,9 @@ from ftframe.train.schedule import total_optimizer_steps
 from ftframe.train.throughput import Throughput
 
 BASELINE = "baseline.json"
+
+_DECISIVE = (("world_size", "trainer.devices and trainer.num_nodes"), ("data", "data"), ("base", "model.path"))
+"""What must not change where a run goes on, and the keys that decide it."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,9 @@ def _plan(cfg: Any, resumption: Resumption) -> Plan:
     trainer = _build_trainer(cfg, precision, callbacks=[Randomness(cfg.seed), throughput])
     tokenizer, model_config = preparation.load_tokenizer_of(cfg)
     assembly.check_attention(cfg, model_config, precision)
+    base_fingerprint = assembly.base_fingerprint(cfg, precision)
     inputs = preparation.prepare_inputs(cfg, tokenizer)
-    facts = _facts(cfg, trainer, inputs)
+    facts = _facts(cfg, trainer, inputs, base_fingerprint)
     if resumption.run is not None and checkpoint is not None:
         _check_facts(CheckpointStore(checkpoint.parent).facts(), facts)
     total_steps = _total_steps(cfg, inputs.datamodule, trainer)
@@ -145,7 +150,7 @@ def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Pa
         "seconds": round(plan.throughput.wall_seconds, 1),
     }
     runs.write_samples(folder / "predictions.jsonl", [prompt.conversation for prompt in data.prompts], answers=samples)
-    artifact = _save(folder, cfg, _record(cfg, plan.precision, inputs), module.model, inputs=inputs, results=results)
+    artifact = _save(folder, cfg, _record(cfg, plan), module.model, inputs=inputs, results=results)
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
 
@@ -202,12 +207,13 @@ def _find_checkpoint(resumption: Resumption) -> Path | None:
     return None
 
 
-def _facts(cfg: Any, trainer: L.Trainer, inputs: preparation.Inputs) -> dict[str, Any]:
+def _facts(cfg: Any, trainer: L.Trainer, inputs: preparation.Inputs, base_fingerprint: str) -> dict[str, Any]:
     """What must be the same where the run goes on."""
     environment = runs.environment()
     return {
         "world_size": trainer.world_size,
         "data": inputs.data.fingerprints,
+        "base": base_fingerprint,
         "device": assembly.device_name(cfg.trainer.accelerator),
         "python": environment["python"],
         "packages": environment["packages"],
@@ -218,9 +224,9 @@ def _check_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Hold the surroundings of a run that goes on against those that it began in.
 
     Raises:
-        ConfigError: If it has other data, or another number of processes.
+        ConfigError: If it has other data, another base model or another number of processes.
     """
-    for fact, key in (("world_size", "trainer.devices and trainer.num_nodes"), ("data", "data")):
+    for fact, key in _DECISIVE:
         if fact in before and before[fact] != now[fact]:
             raise ConfigError(
                 f"The run was begun with another {fact}: {before[fact]} -> {now[fact]}. What was trained on and what "
@@ -242,7 +248,8 @@ def _save(
     save_artifact(model, inputs.tokenizer, record=record, folder=artifact)
     write_card(artifact, record, results=results["final"], data=", ".join(assembly.dataset_names(cfg.data)))
     runs.write_json(folder / "metrics.json", results)
-    facts = {"template": record.template, "base": record.base["path"], "data": inputs.data.fingerprints}
+    base = {"base": record.base["path"], "base_fingerprint": record.base_fingerprint}
+    facts = {"template": record.template, **base, "data": inputs.data.fingerprints}
     runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
     return artifact
 
@@ -291,18 +298,19 @@ def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int
     )
 
 
-def _record(cfg: Any, precision: Precision, inputs: preparation.Inputs) -> Record:
+def _record(cfg: Any, plan: Plan) -> Record:
     quant = assembly.plain(cfg.quant)
     return Record(
         kind="model" if cfg.peft is None else "adapter",
         base=asdict(assembly.base_spec(cfg)),
-        dtype=str(precision.base_dtype).removeprefix("torch."),
+        dtype=str(plan.precision.base_dtype).removeprefix("torch."),
         quant={k: v for k, v in quant.items() if not k.startswith("_")} if quant else None,
         template=assembly.plain(cfg.data.template),
-        stop_token_ids=inputs.data.stop_token_ids,
+        stop_token_ids=plan.inputs.data.stop_token_ids,
         max_new_tokens=cfg.data.max_new_tokens,
         tasks=templates.task_templates(cfg.data),
-        template_sha256=templates.template_sha256(cfg.data.template, inputs.template),
+        template_sha256=templates.template_sha256(cfg.data.template, plan.inputs.template),
+        base_fingerprint=plan.facts["base"],
     )
 
 

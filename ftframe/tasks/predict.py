@@ -9,26 +9,28 @@ import lightning as L  # noqa: N812 (the library's own abbreviation)
 import torch
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, runs, templates
+from ftframe import assembly, console, finished_run, runs, templates
 from ftframe.api import BadRow, Conversation, Message
 from ftframe.data.datasets import read_inputs
 from ftframe.data.supervision import prompt_ids
 from ftframe.errors import ConfigError, DataError
 from ftframe.metrics.generation import Sampling
-from ftframe.models.artifact import Record, find_artifact, load_artifact, load_artifact_tokenizer, read_record
+from ftframe.models.artifact import load_artifact, load_artifact_tokenizer, open_artifact
+from ftframe.models.record import Record
 
 
 def predict(cfg: Any) -> Path:
     """Answer `prompt`, or each row of `input`, and return the folder with `predictions.jsonl`.
 
     Raises:
-        ConfigError: If `run` is no finished run, or not exactly one of `prompt` and `input` is given.
+        ConfigError: If `run` is no finished run, its base model is another than in training, or not exactly one of
+            `prompt` and `input` is given.
         DataError: If a row of `input` cannot be read.
     """
-    artifact = find_artifact(cfg.run)
-    record = read_record(artifact)
+    artifact, record = open_artifact(cfg.run)
     conversations = read_conversations(cfg)
-    tokenizer = load_artifact_tokenizer(artifact)
+    base = finished_run.base_of(cfg, record, accelerator=cfg.accelerator)
+    tokenizer = load_artifact_tokenizer(artifact, trust_remote_code=cfg.trust_remote_code and record.kind == "model")
     template = templates.artifact_template(record, cfg.template, tokenizer, task=choose_task(record, cfg.task))
     prompts = [prompt_ids(turns, template=template, tokenizer=tokenizer) for turns in conversations]
 
@@ -36,8 +38,7 @@ def predict(cfg: Any) -> Path:
     console.write_logs_to(folder / "log.txt")
     runs.write_config(folder, cfg)
     device = torch.device("cuda" if assembly.on_gpu(cfg.accelerator) else "cpu")
-    base = record.base_spec(path=cfg.base, trust_remote_code=cfg.trust_remote_code)
-    model = load_artifact(artifact, record, base=base, device=device)
+    model = load_artifact(artifact, record, base=base, device=device, allow_base_mismatch=cfg.allow_base_mismatch)
     sampling = Sampling(
         record.stop_token_ids,
         assembly.pad_token_id(tokenizer),

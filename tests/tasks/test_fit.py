@@ -10,7 +10,8 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from ftframe.models.artifact import load_artifact, read_record
+from ftframe.models.artifact import load_artifact
+from ftframe.models.record import read_record
 from ftframe.runs import sha256
 
 PEFTS = ("none", "lora", "qlora", "dora")
