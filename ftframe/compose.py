@@ -21,7 +21,7 @@ from ftframe import config_folders, search_path
 from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError, did_you_mean
 from ftframe.extensions import check_named
-from ftframe.runs import new_run_id
+from ftframe.runs import FolderTakenError, new_run_id
 from ftframe.schema import SCHEMAS, FitConfig, TaskConfig
 
 TARGET_PREFIXES = (
@@ -34,6 +34,10 @@ TARGET_PREFIXES = (
     "ftframe.",
 )
 """Where a `_target_` may point: instantiating one calls it, so a config could otherwise run anything."""
+
+_RUN_ID = "ftframe.run_id"
+_DRAWS = 20
+"""Names that a run draws for its folder. Of runs that start in one second, two have the same in one of 456,976."""
 
 
 def run(task: Callable[[Any], None], command: str) -> None:
@@ -48,7 +52,7 @@ def run(task: Callable[[Any], None], command: str) -> None:
 
     def run_cell(cfg: DictConfig) -> None:
         try:
-            task(check(cfg))
+            _run_in_own_folder(task, cfg)
         except Exception as error:  # kept from Hydra, which would stop a grid at its first failure
             failures.append(error)
 
@@ -66,6 +70,18 @@ def run(task: Callable[[Any], None], command: str) -> None:
         ) from error
     if failures:
         raise failures[0]
+
+
+def _run_in_own_folder(task: Callable[[Any], None], cfg: DictConfig) -> None:
+    """Check the config and run the task; where another run has the drawn name of the folder, draw the next."""
+    is_drawn = _RUN_ID in str(OmegaConf.to_container(cfg).get("output_dir"))
+    for draws_left in reversed(range(_DRAWS if is_drawn else 1)):
+        try:
+            task(check(cfg))  # which draws the name
+            return
+        except FolderTakenError:
+            if not draws_left:
+                raise
 
 
 def _refuse_keys_of_no_data(command: str, arguments: Sequence[str]) -> None:
@@ -88,8 +104,8 @@ def _register() -> None:
     for command, schema in SCHEMAS.items():
         store.store(name=f"{command}_schema", node=schema, provider="ftframe")
     store.store(group="hydra/help", name="ftframe", node=_HELP, provider="ftframe")
-    if not OmegaConf.has_resolver("ftframe.run_id"):
-        OmegaConf.register_new_resolver("ftframe.run_id", new_run_id, use_cache=True)
+    if not OmegaConf.has_resolver(_RUN_ID):
+        OmegaConf.register_new_resolver(_RUN_ID, new_run_id, use_cache=True)
 
 
 _HELP = {

@@ -26,6 +26,9 @@ from ftframe.errors import ConfigError
 RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
 """Set by the first process of a run, so that the ranks it starts use the same folder."""
 
+LOG = "log.txt"
+"""What the libraries say; the file that a run folder is claimed by."""
+
 _PACKAGES = (
     "ftframe",
     "torch",
@@ -42,6 +45,10 @@ _PACKAGES = (
 _SECRET = re.compile(r"(^|[_.])(api_?key|password|secret|access_?token|auth_?token|hf_?token|token)$", re.IGNORECASE)
 
 
+class FolderTakenError(ConfigError):
+    """The run folder is another run's."""
+
+
 def new_run_id() -> str:
     """`<date>_<time>_<4 random letters>`, local time."""
     letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(4))
@@ -54,18 +61,28 @@ def is_first_rank() -> bool:
 
 
 def create_run_folder(output_dir: str) -> Path:
-    """The run's folder, made by the first rank and found by the others.
+    """The run's folder, made by the first rank and found by the others; of several runs that ask for it, one gets it.
 
     Raises:
-        ConfigError: If the folder exists already and holds something.
+        FolderTakenError: If the folder exists already and holds something.
+        ConfigError: If it cannot be made.
     """
     if not is_first_rank():
         shared = os.environ.get(RUN_DIR_VARIABLE, output_dir)
         return Path(shared)
-    folder = Path(output_dir).expanduser().resolve()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError(f"output_dir={output_dir} exists already and nothing is overwritten. Choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = Path(output_dir).expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise FileExistsError
+        (folder / LOG).touch(exist_ok=False)  # of several who found it empty, one makes the file
+    except FileExistsError as error:
+        raise FolderTakenError(
+            f"output_dir={output_dir} exists already and nothing is overwritten. Choose another folder."
+        ) from error
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a NUL, a name too long, a file on the way
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"output_dir={output_dir}: the folder cannot be made: {reason}.") from error
     os.environ[RUN_DIR_VARIABLE] = str(folder)
     return folder
 

@@ -6,6 +6,9 @@ import hashlib
 import json
 import re
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -90,6 +93,47 @@ def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("kept")
     with pytest.raises(ConfigError, match="exists already"):
         runs.create_run_folder(str(tmp_path / "run"))
+
+
+def all_at_once(count: int, ask: Callable[[], Path]) -> list[Path | Exception]:
+    """What each of several threads gets that ask in the same moment."""
+    start = threading.Barrier(count)
+
+    def wait_and_ask() -> Path | Exception:
+        start.wait()
+        try:
+            return ask()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return [asked.result() for asked in [pool.submit(wait_and_ask) for _ in range(count)]]
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there and empty"])
+def test_of_runs_that_ask_for_one_folder_one_gets_it(is_there: bool, tmp_path: Path) -> None:
+    for attempt in range(20):
+        folder = tmp_path / str(attempt) / "run"
+        if is_there:
+            folder.mkdir(parents=True)
+        got = all_at_once(20, lambda folder=folder: runs.create_run_folder(str(folder)))  # type: ignore[misc]
+        assert [item for item in got if isinstance(item, Path)] == [folder]
+        refused = [item for item in got if isinstance(item, runs.FolderTakenError)]
+        assert len(refused) == 19
+        assert str(refused[0]).startswith(f"output_dir={folder} exists already and nothing is overwritten.")
+
+
+@pytest.mark.parametrize(
+    "output_dir", ["file/run", "\0", "x" * 300, "~nobody-of-that-name/x"], ids=["below a file", "NUL", "long", "home"]
+)
+def test_folder_that_cannot_be_made_is_refused(
+    output_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"(?s)^output_dir=.*: the folder cannot be made: "):
+        runs.create_run_folder(output_dir)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_shown_is_relative_below_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
