@@ -74,7 +74,8 @@ def run(task: Callable[[Any], None], command: str) -> None:
 
 def _run_in_own_folder(task: Callable[[Any], None], cfg: DictConfig) -> None:
     """Check the config and run the task; where another run has the drawn name of the folder, draw the next."""
-    is_drawn = _RUN_ID in str(OmegaConf.to_container(cfg).get("output_dir"))
+    as_typed: Any = OmegaConf.to_container(cfg)
+    is_drawn = _RUN_ID in str(as_typed.get("output_dir"))
     for draws_left in reversed(range(_DRAWS if is_drawn else 1)):
         try:
             task(check(cfg))  # which draws the name
