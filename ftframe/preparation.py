@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ftframe.api import PromptTemplate
@@ -236,7 +235,7 @@ def task_source(name: str, node: Any, data: Any, *, template: PromptTemplate, to
             "tokenising": fingerprint_source(tokenize_rows),
             "libraries": " ".join(f"{name} {version(name)}" for name in ("tokenizers", "transformers")),
         },
-        cache_dir=(Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir())
+        cache_dir=(expanded(data.cache_dir, key="data.cache_dir") if data.cache_dir else default_cache_dir())
         if data.cache
         else None,
     )

@@ -159,7 +159,7 @@ def find_artifact(run: str) -> Path:
     Raises:
         ConfigError: If there is neither.
     """
-    root = Path(run).expanduser()
+    root = expanded(run, key="run")
     for folder in (root, root / "adapter", root / "model"):
         if (folder / RECORD).is_file():
             return folder.resolve()

@@ -44,10 +44,10 @@ def resolve_path(path: str, *, key: str = "model.path") -> str:
         package, _, folder = path.removeprefix(PACKAGE_SCHEME).partition("/")
         try:
             local = Path(str(files(package))) / folder
-        except (ModuleNotFoundError, ValueError) as error:  # ValueError: an empty name
+        except (ImportError, TypeError, ValueError) as error:  # no package, a module, an empty name
             raise ConfigError(f"{key}={path}: no package '{package}' is installed.") from error
     else:
-        local = Path(path).expanduser()
+        local = expanded(path, key=key)
     if local.is_dir():
         return str(local.resolve())
     if path.startswith((".", "/", "~", PACKAGE_SCHEME)) or local.exists():

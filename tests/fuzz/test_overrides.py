@@ -1,0 +1,96 @@
+"""Broken command lines: refused with what was typed, and never a traceback."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from ftframe import compose
+
+from .command import FACTOR, check, explore, run
+from .strategies import TYPED_VALUES, keys, overrides
+
+slow = pytest.mark.slow
+ON_ROWS = ("data=jsonl", "data.dataset.path=rows.jsonl", "trainer.enable_progress_bar=false")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with rows to train on."""
+    rows = "".join(f'{{"prompt": "What is {n}?", "completion": "It is {n}."}}\n' for n in range(20))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    return tmp_path
+
+
+@pytest.fixture
+def up_to_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ftframe fit` ends where all is checked and the run folder would be made."""
+
+    def leave(_: str) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr("ftframe.tasks.fit.runs.create_run_folder", leave)
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(250, marks=slow)])
+def test_odd_texts(count: int, folder: Path, up_to_the_folder: None) -> None:
+    known = sorted(keys(OmegaConf.to_container(compose.compose("fit", ["data=jsonl"]))))
+    assert len(known) > 100
+    tally = explore(count, overrides(known), lambda typed: check(run("fit", *ON_ROWS, *typed, cwd=folder), folder))
+    assert tally[2] > count / 2
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=slow)])
+def test_every_key_takes_only_what_it_is_for(count: int, folder: Path, up_to_the_folder: None) -> None:
+    """Each key of `fit`, libraries' too, with values of every type."""
+    known = sorted(keys(OmegaConf.to_container(compose.compose("fit", ["data=jsonl"]))))
+    pairs = [(key, value) for key in known for value in TYPED_VALUES]
+    chosen = random.Random(0 if FACTOR == 1 else None).sample(pairs, min(len(pairs), int(count * FACTOR)))
+    tally = Counter(
+        check(
+            run("fit", *(item for item in ON_ROWS if not item.startswith(f"{key}=")), f"{key}={value}", cwd=folder),
+            folder,
+        )
+        for key, value in chosen
+    )
+    print(f"{tally.total()} cases: {dict(tally)}")
+    assert set(tally) == {0, 2}
+
+
+CASES: dict[str, tuple[tuple[str, ...], str]] = {
+    "null logger": (("logger=null",), "logger"),
+    "null peft": (("peft=null",), "peft"),
+    "true quant": (("quant=true",), "quant=true"),
+    "text callback": (("+callbacks.a=text",), "callbacks.a=text: a node of keys is needed"),
+    "another command": (("command=predict",), "command=predict in a config of 'fit'"),
+    "no command": (("command=null",), "command"),
+    "command left out": (("~command",), "command=None in a config of 'fit'"),
+    "another config": (("--config-name=predict",), "--config-name and --config-path would swap the command's own"),
+    "another folder": (("--config-path=x",), "--config-name and --config-path would swap the command's own"),
+    "unknown flag": (("--nope",), "unrecognized arguments: --nope. `--hydra-help` lists the flags"),
+    "flag without a value": (("--config-dir",), "argument --config-dir"),
+    "flag with a value": (("--help=x",), "argument --help"),
+    "two flags": (("--run", "--multirun"), "Only one of --run"),
+    "reference to itself": (("seed=${seed}",), "seed"),
+    "deep": (("data.dataset.path=" + "[" * 2000 + "]" * 2000,), "data.dataset.path="),
+    "run folder of Hydra below a file": (("hydra.run.dir=rows.jsonl/x",), "hydra.run.dir=rows.jsonl/x"),
+    "output below a file": (("output_dir=rows.jsonl/x",), "output_dir=rows.jsonl/x: the folder cannot be made"),
+    "home of nobody": (("output_dir='~nobody-there/x'",), "output_dir=~nobody-there/x: the folder cannot be made"),
+    "data in the home of nobody": (("data.dataset.path='~nobody-there/x.jsonl'",), "data.dataset.path=~nobody-there/x"),
+    "text rate": (("optim.lr=fast",), "optim: TypeError: "),
+    "rate that is none": (("optim.lr=nan",), "optim: ValueError: Invalid learning rate: nan"),
+    "node as weight decay": (("optim.weight_decay={a: 1}",), "optim: TypeError: "),
+    "attention that is none": (("model.attn_implementation=sdpaa",), "model.attn_implementation=sdpaa"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("typed", "message"), CASES.values(), ids=CASES)
+def test_a_broken_command_line_is_refused(typed: tuple[str, ...], message: str, folder: Path) -> None:
+    outcome = run("fit", *ON_ROWS, "trainer.max_steps=1", *typed, cwd=folder)
+    assert check(outcome, folder) == 2
+    assert message in outcome.err
+    assert sorted(path.name for path in folder.iterdir()) == ["rows.jsonl"]
