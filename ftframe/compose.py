@@ -234,12 +234,12 @@ def _explain(error: Exception, command: str) -> str:
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
         return _explain_override(match.group(1), command, overrides)
-    cause = error.__cause__
+    cause = error.__cause__ or error.__context__
     found = re.match(r"In '([^']+)': ConfigKeyError", str(error))
     if found and isinstance(cause, OmegaConfBaseException):
         hint = "\nIf it is no option of that group, it begins with: # @package _global_" * (cause.key == "experiment")
         return f"In '{found[1]}': {_explain_key(cause, OmegaConf.structured(SCHEMAS[command]))}{hint}"
-    return _ABOUT_A_KEY.sub("", f"{error}\n{cause or ''}").strip()
+    return _ABOUT_A_KEY.sub("", f"{error}\n{error.__cause__ or ''}").strip()
 
 
 def _left_out() -> list[str]:

@@ -25,6 +25,7 @@ from ftframe.data.streaming import Stream
 from ftframe.data.task_data import BadRowPolicy, PreparedTask, Prompt, TaskSource
 from ftframe.data.tokenizing import Limit, tokenize_rows
 from ftframe.errors import ConfigError
+from ftframe.local_files import expanded
 from ftframe.metrics.generation import GenerationMetrics, Sampling, try_metric
 from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.varlen_attention import VARLEN

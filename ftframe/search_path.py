@@ -23,6 +23,7 @@ from ftframe.config_files import check_file
 from ftframe.config_folders import ConfigFolder
 from ftframe.discovery import OWN
 from ftframe.errors import ConfigError, PluginError
+from ftframe.local_files import expanded
 from ftframe.registry import remedy
 from ftframe.schema import SCHEMAS
 
@@ -93,13 +94,9 @@ def read_flags(arguments: Sequence[str]) -> Namespace:
             raise
         reason = said.getvalue().rpartition("error: ")[2].strip()
         raise ConfigError(f"{reason}. `--hydra-help` lists the flags; all else is key=value or group=option.") from None
-    if asked.config_path is not None or f"--config-name={asked.config_name}" not in (
-        *arguments[:1],
-        "--config-name=None",
-    ):
-        raise ConfigError(
-            "--config-name and --config-path would swap the command's own config. Add to it: --config-dir."
-        )
+    is_swapped = asked.config_name is not None and f"--config-name={asked.config_name}" != arguments[0]
+    if is_swapped or asked.config_path is not None:
+        raise ConfigError("--config-name and --config-path swap the command's own config. --config-dir adds to it.")
     return asked
 
 
@@ -139,7 +136,7 @@ def _clash_remedy(rivals: Iterable[ConfigFolder]) -> str:
 
 def _named_folder(path: str | None, source: str) -> list[ConfigFolder]:
     """A folder that the command line names; Hydra itself complains where it does not exist."""
-    return [config_folders.read_folder(Path(path).expanduser().absolute(), source=source)] if path else []
+    return [config_folders.read_folder(expanded(path, key=source).absolute(), source=source)] if path else []
 
 
 def _searched_folders(overrides: Sequence[str]) -> list[ConfigFolder]:

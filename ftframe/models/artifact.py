@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from ftframe.errors import ConfigError
+from ftframe.local_files import expanded
 from ftframe.models.adapter import load_adapter, save_adapter
 from ftframe.models.base import BaseSpec, build_base_model
 from ftframe.models.precision import DTYPES

