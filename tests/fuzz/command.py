@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ftframe import cli
@@ -113,6 +113,7 @@ def explore(count: int, strategy: st.SearchStrategy[Any], case: Callable[[Any], 
         database=None,
         deadline=None,
         suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # to shrink a case takes minutes where each runs the command
     )
     @given(strategy)
     def one(drawn: Any) -> None:
