@@ -219,7 +219,7 @@ def _explain_key(error: OmegaConfBaseException, schema: DictConfig, *, prefix: s
     return f"{prefix}{key}: {reason}"
 
 
-_ABOUT_A_KEY = re.compile(r"\n\s*(full_key|object_type)[:=][^\n]*")
+_ABOUT_A_KEY = re.compile(r"\n\s*(full_key|object_type|reference_type)[:=][^\n]*")
 """Lines that OmegaConf adds to its messages."""
 
 
