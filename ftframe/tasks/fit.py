@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from ftframe import accounting, assembly, console, extensions, preparation, runs, templates
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
+from ftframe.local_files import expanded
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import Record, save_artifact, write_card
 from ftframe.models.precision import Precision
@@ -102,7 +103,7 @@ def find_checkpoint(ckpt_path: str | None) -> str | None:
     """
     if ckpt_path is None:
         return None
-    path = Path(ckpt_path).expanduser()
+    path = expanded(ckpt_path, key="ckpt_path")
     if ckpt_path == "last":
         found = sorted(Path("outputs/fit").glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
         path = found[-1] if found else Path("outputs/fit/*/checkpoints/last.ckpt")
