@@ -88,7 +88,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "cache of too long a name": ((f"data.cache_dir={'x' * 5000}",), "File name too long"),
     "model in no package": (("model.path='pkg://os/x'",), "model.path=pkg://os/x: no package 'os' is installed"),
     "number for columns": (("data.dataset.columns=inf",), "data.dataset.columns=inf: a node of keys is needed"),
-    "list for columns": (("data.dataset.columns=[a]",), "data.dataset.columns=['a']: a node of keys is needed"),
+    "list for columns": (("data.dataset.columns=[a]",), "Error merging override data.dataset.columns=[a]"),
     "text rate": (("optim.lr=fast",), "optim: TypeError: "),
     "rate that is none": (("optim.lr=nan",), "optim: ValueError: Invalid learning rate: nan"),
     "node as weight decay": (("optim.weight_decay={a: 1}",), "optim: TypeError: "),
