@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ftframe.data import fingerprints
 from ftframe.data.datasets import table
 from ftframe.errors import FtframeError
 
-from .command import as_task, check, explore
+from .command import as_task, check, explore, run
 from .strategies import files
 
 slow = pytest.mark.slow
@@ -101,5 +102,21 @@ def test_preview(count: int, tmp_path: Path, composed: Any, quick_fingerprints: 
 @slow
 def test_fit(tmp_path: Path, composed: Any, quick_fingerprints: None) -> None:
     case = prepared("fit", composed, tmp_path / "run")
-    tally = explore(12, st.tuples(files(), st.sampled_from(WAYS)), case)
+    tally = explore(30, st.tuples(files(), st.sampled_from(WAYS)), case)
     assert {code for code, _ in tally} == {0, 2}
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").mkdir()
+    outcome = run("preview", "data=jsonl", "data.dataset.path=rows.jsonl", cwd=tmp_path)
+    assert check(outcome, tmp_path) == 2
+    assert "data.dataset.path=rows.jsonl: the folder holds no data" in outcome.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may read every file")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "rows.jsonl").chmod(0)
+    outcome = run("preview", "data=jsonl", "data.dataset.path=rows.jsonl", cwd=tmp_path)
+    assert check(outcome, tmp_path) == 2
+    assert "data.dataset.path=rows.jsonl: the file cannot be read: Permission denied." in outcome.err
