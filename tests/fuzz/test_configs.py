@@ -49,10 +49,10 @@ def test_files_alone(count: int, tmp_path: Path) -> None:
     assert set(explore(count, st.one_of(documents(EXPERIMENT), documents(MODEL)), case)) == {"read", "refused"}
 
 
-@pytest.mark.parametrize("count", [12, pytest.param(120, marks=slow)])
-def test_files_in_the_command(count: int, tmp_path: Path) -> None:
+@slow
+def test_files_in_the_command(tmp_path: Path) -> None:
     strategy = st.fixed_dictionaries({name: documents(text) for name, text in FILES.items()})
-    tally = explore(count, strategy, lambda files: preview(tmp_path / "run", files)[0])
+    tally = explore(60, strategy, lambda files: preview(tmp_path / "run", files)[0])
     assert set(tally) == {0, 2}
 
 

@@ -36,20 +36,20 @@ def up_to_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ftframe.tasks.fit.runs.create_run_folder", leave)
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(250, marks=slow)])
-def test_odd_texts(count: int, folder: Path, up_to_the_folder: None) -> None:
+@slow
+def test_odd_texts(folder: Path, up_to_the_folder: None) -> None:
     known = sorted(keys(OmegaConf.to_container(compose.compose("fit", ["data=jsonl"]))))
     assert len(known) > 100
-    tally = explore(count, overrides(known), lambda typed: check(run("fit", *ON_ROWS, *typed, cwd=folder), folder))
-    assert tally[2] > count / 2
+    tally = explore(120, overrides(known), lambda typed: check(run("fit", *ON_ROWS, *typed, cwd=folder), folder))
+    assert tally[2] > 60
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(200, marks=slow)])
-def test_every_key_takes_only_what_it_is_for(count: int, folder: Path, up_to_the_folder: None) -> None:
+@slow
+def test_every_key_takes_only_what_it_is_for(folder: Path, up_to_the_folder: None) -> None:
     """Each key of `fit`, libraries' too, with values of every type."""
     known = sorted(keys(OmegaConf.to_container(compose.compose("fit", ["data=jsonl"]))))
     pairs = [(key, value) for key in known for value in TYPED_VALUES]
-    chosen = random.Random(0 if FACTOR == 1 else None).sample(pairs, min(len(pairs), int(count * FACTOR)))
+    chosen = random.Random(0 if FACTOR == 1 else None).sample(pairs, min(len(pairs), int(100 * FACTOR)))
     tally = Counter(
         check(
             run("fit", *(item for item in ON_ROWS if not item.startswith(f"{key}=")), f"{key}={value}", cwd=folder),
@@ -58,8 +58,7 @@ def test_every_key_takes_only_what_it_is_for(count: int, folder: Path, up_to_the
         for key, value in chosen
     )
     print(f"{tally.total()} cases: {dict(tally)}")
-    assert tally[2]
-    assert tally[0] or count < 100
+    assert set(tally) == {0, 2}
 
 
 CASES: dict[str, tuple[tuple[str, ...], str]] = {

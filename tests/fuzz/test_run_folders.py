@@ -77,7 +77,7 @@ def damaged(finished: Path) -> st.SearchStrategy[tuple[str, str, bytes]]:
     return files()
 
 
-@pytest.mark.parametrize("count", [10, pytest.param(120, marks=slow)])
+@pytest.mark.parametrize("count", [3, pytest.param(40, marks=slow)])
 def test_damaged_files(count: int, finished: Path, folder: Path) -> None:
     def case(drawn: tuple[str, str, bytes]) -> int:
         command, name, content = drawn
