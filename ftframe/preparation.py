@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ftframe.api import PromptTemplate, Row
@@ -26,6 +25,7 @@ from ftframe.data.streaming import Stream
 from ftframe.data.task_data import BadRowPolicy, PreparedTask, Prompt, TaskSource
 from ftframe.data.tokenizing import Limit, tokenize_rows
 from ftframe.errors import ConfigError
+from ftframe.local_files import expanded
 from ftframe.metrics.generation import GenerationMetrics, Sampling, try_metric
 from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.varlen_attention import VARLEN
@@ -248,7 +248,7 @@ def task_source(name: str, node: Any, data: Any, *, template: PromptTemplate, to
             "tokenising": fingerprint_source(tokenize_rows),
             "libraries": " ".join(f"{name} {version(name)}" for name in ("tokenizers", "transformers")),
         },
-        cache_dir=(Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir())
+        cache_dir=(expanded(data.cache_dir, key="data.cache_dir") if data.cache_dir else default_cache_dir())
         if data.cache
         else None,
     )

@@ -13,7 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from ftframe.errors import ConfigError
-from ftframe.local_files import is_local
+from ftframe.local_files import expanded, is_local
 from ftframe.redaction import redact
 from ftframe.runs import CONFIG, MANIFEST, OVERRIDES, RUN_DIR_VARIABLE
 
@@ -58,7 +58,7 @@ def find_resumption(ckpt_path: str | None, output_dir: str) -> Resumption:
     """
     if ckpt_path is None:
         return Resumption()
-    path = Path(ckpt_path).expanduser()
+    path = expanded(ckpt_path, key="ckpt_path")
     if path.is_file():
         return Resumption(source=path.resolve())
     if not (path / CONFIG).is_file():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -15,13 +14,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from ftframe.api import Conversation
+from ftframe.durable_files import PARTIAL, sha256_of_files, write_json, write_text
 from ftframe.errors import ConfigError
 from ftframe.redaction import redact, redact_overrides
 
@@ -29,9 +29,6 @@ CONFIG = "config.yaml"
 OVERRIDES = "overrides.yaml"
 MANIFEST = "manifest.json"
 """The last file of a run: where it stands, the run is complete."""
-
-PARTIAL = ".partial-"
-"""Begins the name of a file that is being written."""
 
 LOCK = ".lock"
 
@@ -53,6 +50,10 @@ _PACKAGES = (
 )
 
 
+class FolderTakenError(ConfigError):
+    """The run folder is another run's."""
+
+
 def new_run_id() -> str:
     """`<date>_<time>_<4 random letters>`, local time."""
     letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(4))
@@ -64,98 +65,75 @@ def is_first_rank() -> bool:
     return all(os.environ.get(name, "0") in ("0", "") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def create_run_folder(output_dir: str) -> Path:
-    """The run's folder, made by the first rank and found by the others.
+@contextmanager
+def new_run_folder(output_dir: str) -> Iterator[Path]:
+    """A run's folder, to this run alone: made by the first rank and found by the others.
 
     Raises:
-        ConfigError: If the folder exists already and holds something.
+        FolderTakenError: If the folder holds something already, or another process is at work in it.
+        ConfigError: If it cannot be made.
     """
     if not is_first_rank():
-        shared = os.environ.get(RUN_DIR_VARIABLE, output_dir)
-        return Path(shared)
-    folder = Path(output_dir).expanduser().resolve()
-    if folder.is_file() or (folder.is_dir() and any(not _is_ours(path) for path in folder.iterdir())):
-        raise ConfigError(f"output_dir={output_dir} exists already and nothing is overwritten. Choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ[RUN_DIR_VARIABLE] = str(folder)
-    return folder
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file is what a run leaves that was killed before it wrote anything."""
-    return path.name == LOCK or path.name.startswith(PARTIAL)
+        yield Path(os.environ.get(RUN_DIR_VARIABLE, output_dir))
+        return
+    folder = _made(output_dir)
+    with claimed(folder):
+        _refuse_used(folder, output_dir)  # not before: whoever has claimed it may be about to write
+        os.environ[RUN_DIR_VARIABLE] = str(folder)
+        yield folder
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path) -> Iterator[Path]:
     """The folder to this run alone, until the process ends in whatever way.
 
     Raises:
-        ConfigError: If another process is at work in it.
+        FolderTakenError: If another process is at work in it.
     """
     if not is_first_rank():
-        yield
+        yield folder
         return
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise ConfigError(
+        raise FolderTakenError(
             f"Another process is at work in {folder}. Wait until it has ended, or choose another folder: output_dir=..."
         ) from error
     try:
-        yield
+        yield folder
     finally:
         (folder / LOCK).unlink(missing_ok=True)
         lock.release()
 
 
+def _made(output_dir: str) -> Path:
+    try:
+        folder = Path(output_dir).expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise _taken(output_dir) from error
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a NUL, a name too long, a file on the way
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"output_dir={output_dir}: the folder cannot be made: {reason}.") from error
+    return folder
+
+
+def _refuse_used(folder: Path, output_dir: str) -> None:
+    """Refuse a folder that holds more than a run leaves that was killed before it wrote anything."""
+    if any(path.name != LOCK and not path.name.startswith(PARTIAL) for path in folder.iterdir()):
+        raise _taken(output_dir)
+
+
+def _taken(output_dir: str) -> FolderTakenError:
+    return FolderTakenError(
+        f"output_dir={output_dir} exists already and nothing is overwritten. Choose another folder."
+    )
+
+
 def shown(path: Path) -> Path:
     """A path as a person would type it: relative where it lies below the working folder."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that stands under its name only once it is whole and on the disk; until then, what was there stays.
-
-    The partial file lies beside the target: from another filesystem, such as that of `$TMPDIR`, a file is copied, and a
-    kill in the middle would leave half of it under the good name.
-
-    Raises:
-        OSError: If it cannot be written, as on a full disk; nothing of it is left then.
-    """
-    partial = path.with_name(f"{PARTIAL}{path.name}")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, as `fsync` of a file does not."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text, whole or not at all; what UTF-8 has no bytes for is escaped."""
-    with whole_file(path) as file:
-        file.write(text.encode("utf-8", errors="backslashreplace"))
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
 def write_config(folder: Path, cfg: Any) -> None:
@@ -211,18 +189,6 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
     }
-
-
-def sha256_of_files(folder: Path) -> dict[str, str]:
-    """Digest of each file below a folder, by its relative path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
-
-
-def sha256(path: Path) -> str:
-    """Digest of one file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(name: str) -> str | None:

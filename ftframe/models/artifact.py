@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from ftframe.errors import ConfigError, FtframeError
+from ftframe.local_files import expanded
 from ftframe.models.adapter import load_adapter, save_adapter
 from ftframe.models.base import BaseSpec, build_base_model, load_config
 from ftframe.models.base_fingerprint import fingerprint_base
@@ -189,7 +190,7 @@ def find_artifact(run: str) -> Path:
     Raises:
         ConfigError: If there is neither.
     """
-    root = Path(run).expanduser()
+    root = expanded(run, key="run")
     for folder in (root, root / "adapter", root / "model"):
         if (folder / RECORD).is_file():
             return folder.resolve()

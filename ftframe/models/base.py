@@ -14,6 +14,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 
 from ftframe.config_folders import find_package
 from ftframe.errors import ConfigError, did_you_mean
+from ftframe.local_files import expanded
 from ftframe.models.random_init import random_model
 from ftframe.models.tokenizer_files import code_refused, read_tokenizer
 from ftframe.models.varlen_attention import register_varlen_attention
@@ -42,7 +43,7 @@ def resolve_path(path: str, *, key: str = "model.path") -> str:
     Raises:
         ConfigError: If `path` names a folder that does not exist.
     """
-    local = _in_package(path, key) if path.startswith(PACKAGE_SCHEME) else Path(path).expanduser()
+    local = _in_package(path, key) if path.startswith(PACKAGE_SCHEME) else expanded(path, key=key)
     if local.is_dir():
         return str(local.resolve())
     if path.startswith((".", "/", "~", PACKAGE_SCHEME)) or local.exists():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from ftframe.durable_files import sha256, sync
 from ftframe.errors import FtframeError
 from ftframe.models.weight_files import refuse_pickles
 
@@ -29,27 +28,22 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        sync(partial)
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
         if folder.exists():
             shutil.rmtree(replaced, ignore_errors=True)
             folder.rename(replaced)
         partial.rename(folder)
-        _sync_path(folder.parent)
+        sync(folder.parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def sync(folder: Path) -> None:
-    """Have every file and folder below a folder, itself included, on the disk."""
-    for path in (*folder.rglob("*"), folder):
-        _sync_path(path)
-
-
 def digests(folder: Path) -> dict[str, str]:
     """The sha256 of each file that a loader may read, by its path relative to the folder."""
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in _read_by_loaders(folder)}
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in _read_by_loaders(folder)}
 
 
 def verify(folder: Path, expected: Mapping[str, str], *, beside: str) -> None:
@@ -74,7 +68,7 @@ def verify(folder: Path, expected: Mapping[str, str], *, beside: str) -> None:
                 f"{folder / name} is not in the list of {beside}, so it was not there when this was saved. Remove it: "
                 "a loader could take it for a part of the model."
             )
-        if _sha256(present[name]) != expected[name]:
+        if sha256(present[name]) != expected[name]:
             raise FtframeError(
                 f"{folder / name} is not what was saved: its sha256 is another than in {beside}. It is damaged or was "
                 "changed. Get it again."
@@ -86,16 +80,3 @@ def _read_by_loaders(folder: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.is_file() and not hidden and path.suffix.lower() not in NOTES:
             yield path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from ftframe import config_folders
-from ftframe.runs import write_text
+from ftframe.durable_files import write_text
 from ftframe.sweep.board import spell_value
 from ftframe.sweep.ranking import Entry
 from ftframe.sweep.trials import Objective, Sweep

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftframe import console
-from ftframe.runs import write_text
+from ftframe.durable_files import write_text
 from ftframe.sweep.board import RANK, Board, Column, build_board, cell, counts, place_of, spell_value
 from ftframe.sweep.experiment import write_experiment
 from ftframe.sweep.page import render

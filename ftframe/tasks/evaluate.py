@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
 from ftframe import assembly, console, extensions, finished_run, preparation, runs, templates
+from ftframe.durable_files import sha256_of_files, write_json
 from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
 from ftframe.metrics.generation import Sampling
@@ -43,33 +44,33 @@ def evaluate(cfg: Any) -> Path:
     )
     batch_size = cfg.batch_size or data_config.eval_batch_size
 
-    folder = runs.create_run_folder(cfg.output_dir)
-    console.write_logs_to(folder / "log.txt")
-    runs.write_config(folder, cfg)
-    sampling = Sampling(record.stop_token_ids, assembly.pad_token_id(tokenizer), data_config.max_new_tokens)
-    answers = preparation.generation_metrics(
-        data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=batch_size
-    )
-    load = partial(load_artifact, artifact, record, base=base, allow_base_mismatch=cfg.allow_base_mismatch)
-    module = CausalLMModule(lambda device: load(device=device), validation_tasks=data.names)
-    trainer.callbacks.append(answers)
-    data_config.eval_batch_size = batch_size
-    datamodule = preparation.build_datamodule(data_config, data, pad_token_id=sampling.pad_token_id, seed=seed)
-    results = assembly.validate(trainer, module, datamodule)
-    if trainer.is_global_zero:
-        runs.write_json(folder / "metrics.json", {"final": results, "data": data.counts, "artifact": str(artifact)})
-        prompts = [prompt.conversation for prompt in data.prompts]
-        runs.write_samples(folder / "predictions.jsonl", prompts, answers={"final": answers.answers})
-        runs.write_rejected(folder, data.rejected)
-        named = {"data": assembly.plain(data_config), "metrics": assembly.plain(cfg.metrics)}
-        template_node = assembly.plain(cfg.template) if cfg.template["name"] is not None else record.template
-        used = extensions.manifest(named, {"template": template_node})
-        runs.write_manifest(
-            folder, {"artifact": str(artifact), "artifact_sha256": runs.sha256_of_files(artifact), **used}
+    with runs.new_run_folder(cfg.output_dir) as folder:
+        console.write_logs_to(folder / "log.txt")
+        runs.write_config(folder, cfg)
+        sampling = Sampling(record.stop_token_ids, assembly.pad_token_id(tokenizer), data_config.max_new_tokens)
+        answers = preparation.generation_metrics(
+            data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=batch_size
         )
-        console.print_results(None, results, title="Validation")
-        console.print_facts([("run folder", runs.shown(folder)), ("artifact", runs.shown(artifact))], title="Done")
-    return folder
+        load = partial(load_artifact, artifact, record, base=base, allow_base_mismatch=cfg.allow_base_mismatch)
+        module = CausalLMModule(lambda device: load(device=device), validation_tasks=data.names)
+        trainer.callbacks.append(answers)
+        data_config.eval_batch_size = batch_size
+        datamodule = preparation.build_datamodule(data_config, data, pad_token_id=sampling.pad_token_id, seed=seed)
+        results = assembly.validate(trainer, module, datamodule)
+        if trainer.is_global_zero:
+            write_json(folder / "metrics.json", {"final": results, "data": data.counts, "artifact": str(artifact)})
+            prompts = [prompt.conversation for prompt in data.prompts]
+            runs.write_samples(folder / "predictions.jsonl", prompts, answers={"final": answers.answers})
+            runs.write_rejected(folder, data.rejected)
+            named = {"data": assembly.plain(data_config), "metrics": assembly.plain(cfg.metrics)}
+            template_node = assembly.plain(cfg.template) if cfg.template["name"] is not None else record.template
+            used = extensions.manifest(named, {"template": template_node})
+            runs.write_manifest(
+                folder, {"artifact": str(artifact), "artifact_sha256": sha256_of_files(artifact), **used}
+            )
+            console.print_results(None, results, title="Validation")
+            console.print_facts([("run folder", runs.shown(folder)), ("artifact", runs.shown(artifact))], title="Done")
+        return folder
 
 
 def data_of_run(run: Path) -> Any:

@@ -3,62 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
-from lightning.pytorch.callbacks import RichProgressBar
 
 from ftframe import accounting, assembly, console, extensions, preparation, runs, templates
-from ftframe.data.datamodule import SFTDataModule
-from ftframe.errors import ConfigError
+from ftframe.durable_files import PARTIAL, write_json
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import save_artifact, write_card
-from ftframe.models.precision import Precision
 from ftframe.models.record import Record
-from ftframe.resumption import Resumption, find_resumption, refuse_changes
-from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint
+from ftframe.resumption import find_resumption
+from ftframe.run_plan import Plan, plan_run
 from ftframe.train.checkpoint_store import CheckpointStore
 from ftframe.train.checkpointing import Checkpoints
-from ftframe.train.guards import NonFiniteReport, let_loggers_fail
+from ftframe.train.guards import NonFiniteReport
 from ftframe.train.interruption import Interruption
 from ftframe.train.metrics_log import NAME as METRICS
-from ftframe.train.randomness import Randomness
-from ftframe.train.schedule import total_optimizer_steps
-from ftframe.train.throughput import Throughput
 
 BASELINE = "baseline.json"
-
-_DECISIVE = (("world_size", "trainer.devices and trainer.num_nodes"), ("data", "data"), ("base", "model.path"))
-"""What must not change where a run goes on, and the keys that decide it."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is known of a training run before its model is built.
-
-    Attributes:
-        precision: Number types.
-        trainer: Lightning's.
-        throughput: Counts tokens and seconds.
-        inputs: Tokenizer and data.
-        total_steps: Optimizer steps of the whole run.
-        resumption: What the run begins with.
-        checkpoint: The file that its state is taken from; None for a fresh start.
-        facts: What must stay the same where the run goes on.
-    """
-
-    precision: Precision
-    trainer: Any
-    throughput: Throughput
-    inputs: preparation.Inputs
-    total_steps: int
-    resumption: Resumption
-    checkpoint: Path | None
-    facts: dict[str, Any]
 
 
 def fit(cfg: Any) -> Path:
@@ -76,33 +42,12 @@ def fit(cfg: Any) -> Path:
         console.print_line(f"{runs.shown(resumption.run)} is complete: there is nothing to go on with.")
         return resumption.run
     with Interruption(console.print_line).installed() as interruption:
-        plan = _plan(cfg, resumption)
+        plan = plan_run(cfg, resumption)
         accounting.warn_of_duplicates(plan.inputs.data)
         accounting.print_mixture(plan.inputs.data)
-        folder = resumption.run or runs.create_run_folder(cfg.output_dir)
-        with runs.claimed(folder):
+        own = runs.claimed(resumption.run) if resumption.run else runs.new_run_folder(cfg.output_dir)
+        with own as folder:
             return _train(cfg, plan, folder, interruption)
-
-
-def _plan(cfg: Any, resumption: Resumption) -> Plan:
-    """Check everything that can be checked without the model, and prepare the data."""
-    throughput = Throughput()
-    assembly.check_nodes(cfg)
-    assembly.check_cell(cfg)
-    precision = assembly.precision_of(cfg)
-    if resumption.run is not None:
-        refuse_changes(resumption.run, cfg)
-    checkpoint = _find_checkpoint(resumption)
-    trainer = _build_trainer(cfg, precision, callbacks=[Randomness(cfg.seed), throughput])
-    tokenizer, model_config = preparation.load_tokenizer_of(cfg)
-    assembly.check_attention(cfg, model_config, precision)
-    base_fingerprint = assembly.base_fingerprint(cfg, precision)
-    inputs = preparation.prepare_inputs(cfg, tokenizer)
-    facts = _facts(cfg, trainer, inputs, base_fingerprint)
-    if resumption.run is not None and checkpoint is not None:
-        _check_facts(CheckpointStore(checkpoint.parent).facts(), facts)
-    total_steps = _total_steps(cfg, inputs.datamodule, trainer)
-    return Plan(precision, trainer, throughput, inputs, total_steps, resumption, checkpoint, facts)
 
 
 def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Path:
@@ -159,7 +104,7 @@ def _begin_folder(folder: Path, cfg: Any, plan: Plan) -> None:
     """Write what is known at the start; where a run goes on without a checkpoint, it starts anew."""
     if not runs.is_first_rank():
         return
-    for stray in folder.glob(f"{runs.PARTIAL}*"):
+    for stray in folder.glob(f"{PARTIAL}*"):
         stray.unlink()
     if plan.resumption.run is None:
         runs.write_config(folder, cfg)
@@ -181,63 +126,8 @@ def _baseline(
         return {"metrics": None, "answers": {}}
     measured = {"metrics": measure(), "answers": dict(answers.answers)}
     if runs.is_first_rank():
-        runs.write_json(path, measured)
+        write_json(path, measured)
     return measured
-
-
-def _find_checkpoint(resumption: Resumption) -> Path | None:
-    """The file that the state is taken from; None where nothing was saved yet.
-
-    Raises:
-        ConfigError: If it is damaged, or a new run is to begin with a state that there is not.
-    """
-    source = resumption.source
-    if source is None or source.is_file():
-        if source is not None:
-            read_checkpoint(source, mmap=True)
-        return source
-    store = CheckpointStore(source / "checkpoints")
-    entry = store.newest()
-    if entry is not None:
-        console.print_line(f"going on behind step {entry.step} of {runs.shown(source)}")
-        return store.folder / entry.file
-    if resumption.run is None:
-        raise ConfigError(f"ckpt_path={source}: nothing was saved there yet.")
-    console.print_line(f"{runs.shown(source)} was interrupted before its first checkpoint, and begins anew")
-    return None
-
-
-def _facts(cfg: Any, trainer: L.Trainer, inputs: preparation.Inputs, base_fingerprint: str) -> dict[str, Any]:
-    """What must be the same where the run goes on."""
-    environment = runs.environment()
-    return {
-        "world_size": trainer.world_size,
-        "data": inputs.data.fingerprints,
-        "base": base_fingerprint,
-        "device": assembly.device_name(cfg.trainer.accelerator),
-        "python": environment["python"],
-        "packages": environment["packages"],
-    }
-
-
-def _check_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Hold the surroundings of a run that goes on against those that it began in.
-
-    Raises:
-        ConfigError: If it has other data, another base model or another number of processes.
-    """
-    for fact, key in _DECISIVE:
-        if fact in before and before[fact] != now[fact]:
-            raise ConfigError(
-                f"The run was begun with another {fact}: {before[fact]} -> {now[fact]}. What was trained on and what "
-                f"comes next would not fit together. See {key}, or name a new folder: output_dir=<folder>."
-            )
-    for fact in ("device", "python", "packages"):
-        if before.get(fact) != now[fact]:
-            console.print_line(
-                f"warning: the run was begun with another {fact}, so it may differ in the last bits from one that was "
-                f"never interrupted: {before.get(fact)} -> {now[fact]}"
-            )
 
 
 def _save(
@@ -247,7 +137,7 @@ def _save(
     artifact = folder / record.kind
     save_artifact(model, inputs.tokenizer, record=record, folder=artifact)
     write_card(artifact, record, results=results["final"], data=", ".join(assembly.dataset_names(cfg.data)))
-    runs.write_json(folder / "metrics.json", results)
+    write_json(folder / "metrics.json", results)
     base = {"base": record.base["path"], "base_fingerprint": record.base_fingerprint}
     facts = {"template": record.template, **base, "data": inputs.data.fingerprints}
     runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
@@ -262,39 +152,6 @@ def _answers(cfg: Any, data: preparation.PreparedData, tokenizer: Any) -> Genera
     )
     return preparation.generation_metrics(
         data, cfg.metrics, tokenizer=tokenizer, sampling=sampling, batch_size=cfg.data.eval_batch_size
-    )
-
-
-def _build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any]) -> Any:
-    logger = assembly.build(cfg.logger, "logger") if cfg.logger is not None else False
-    if cfg.trainer.enable_progress_bar:
-        callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
-    callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-    trainer = assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger, plugins=[WholeCheckpointIO()])
-    let_loggers_fail(trainer.loggers, console.print_line)
-    return trainer
-
-
-def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int:
-    """Optimizer steps of the run.
-
-    Raises:
-        ConfigError: If nothing bounds them; for a stream only `trainer.max_steps` does.
-    """
-    if datamodule.streams:
-        if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
-            raise ConfigError(
-                "data.dataset.streaming=true: no one knows how long an epoch is, so steps alone must end the run. Set "
-                f"trainer.max_steps=<steps> (it is {trainer.max_steps}) and trainer.max_epochs=-1 (it is "
-                f"{trainer.max_epochs})."
-            )
-        return trainer.max_steps
-    return total_optimizer_steps(
-        len(datamodule.train_sampler(trainer.world_size)),
-        max_epochs=trainer.max_epochs,
-        max_steps=trainer.max_steps,
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        limit_train_batches=cfg.trainer.limit_train_batches,
     )
 
 

@@ -34,27 +34,27 @@ def predict(cfg: Any) -> Path:
     template = templates.artifact_template(record, cfg.template, tokenizer, task=choose_task(record, cfg.task))
     prompts = [prompt_ids(turns, template=template, tokenizer=tokenizer) for turns in conversations]
 
-    folder = runs.create_run_folder(cfg.output_dir)
-    console.write_logs_to(folder / "log.txt")
-    runs.write_config(folder, cfg)
-    device = torch.device("cuda" if assembly.on_gpu(cfg.accelerator) else "cpu")
-    model = load_artifact(artifact, record, base=base, device=device, allow_base_mismatch=cfg.allow_base_mismatch)
-    sampling = Sampling(
-        record.stop_token_ids,
-        assembly.pad_token_id(tokenizer),
-        cfg.max_new_tokens or record.max_new_tokens,
-        temperature=cfg.temperature,
-        top_p=cfg.top_p,
-    )
-    L.seed_everything(cfg.seed, verbose=False)
-    generate = assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)
-    answers = {answer.position: answer.text for answer in generate(model, prompts)}
-    predictions = folder / "predictions.jsonl"
-    runs.write_samples(predictions, conversations, answers={"answer": answers})
-    for index, turns in enumerate(conversations[:20]):
-        console.print_turn(next(t.content for t in reversed(turns) if t.role == "user"), answers[index])
-    console.print_facts([("answers", len(answers)), ("predictions", runs.shown(predictions))], title="Done")
-    return folder
+    with runs.new_run_folder(cfg.output_dir) as folder:
+        console.write_logs_to(folder / "log.txt")
+        runs.write_config(folder, cfg)
+        device = torch.device("cuda" if assembly.on_gpu(cfg.accelerator) else "cpu")
+        model = load_artifact(artifact, record, base=base, device=device, allow_base_mismatch=cfg.allow_base_mismatch)
+        sampling = Sampling(
+            record.stop_token_ids,
+            assembly.pad_token_id(tokenizer),
+            cfg.max_new_tokens or record.max_new_tokens,
+            temperature=cfg.temperature,
+            top_p=cfg.top_p,
+        )
+        L.seed_everything(cfg.seed, verbose=False)
+        generate = assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)
+        answers = {answer.position: answer.text for answer in generate(model, prompts)}
+        predictions = folder / "predictions.jsonl"
+        runs.write_samples(predictions, conversations, answers={"answer": answers})
+        for index, turns in enumerate(conversations[:20]):
+            console.print_turn(next(t.content for t in reversed(turns) if t.role == "user"), answers[index])
+        console.print_facts([("answers", len(answers)), ("predictions", runs.shown(predictions))], title="Done")
+        return folder
 
 
 def choose_task(record: Record, task: str | None) -> str | None:

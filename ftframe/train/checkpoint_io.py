@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from ftframe.durable_files import whole_file
 from ftframe.errors import ConfigError, FtframeError
-from ftframe.runs import whole_file
 
 PARTS = frozenset({"state_dict", "loops", "optimizer_states", "lr_schedulers"})
 """What a checkpoint must have for training to go on."""

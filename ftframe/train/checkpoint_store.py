@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ftframe.durable_files import PARTIAL, sha256, write_json
 from ftframe.errors import ConfigError
-from ftframe.runs import PARTIAL, sha256, write_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -11,8 +11,8 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import Callback
 
+from ftframe.durable_files import write_json
 from ftframe.errors import FtframeError, NonFiniteError
-from ftframe.runs import write_json
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ftframe.runs import write_text
+from ftframe.durable_files import write_text
 
 NAME = "metrics.csv"
 

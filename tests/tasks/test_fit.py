@@ -10,9 +10,9 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from ftframe.durable_files import sha256
 from ftframe.models.artifact import load_artifact
 from ftframe.models.record import read_record
-from ftframe.runs import sha256
 
 PEFTS = ("none", "lora", "qlora", "dora")
 QUANTS = ("none", "4bit", "8bit")

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from ftframe.runs import sha256
+from ftframe.durable_files import sha256
 
 pytestmark = pytest.mark.slow
 
