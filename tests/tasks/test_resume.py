@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from ftframe import compose
+from ftframe import compose, run_plan
 from ftframe.tasks import fit as fit_module
 from ftframe.train.checkpoint_io import read_checkpoint
 
@@ -69,10 +69,10 @@ class Probe(Callback):
 
 def train(*overrides: str) -> list[Any]:
     """Run `ftframe fit` in this process; the rows of each batch, with the optimizer steps before it."""
-    probe, build = Probe(), fit_module._build_trainer
+    probe, build = Probe(), run_plan._build_trainer
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            fit_module,
+            run_plan,
             "_build_trainer",
             lambda cfg, precision, callbacks: build(cfg, precision, callbacks=[*callbacks, probe]),
         )
@@ -82,17 +82,17 @@ def train(*overrides: str) -> list[Any]:
     return probe.rows
 
 
-def copy_cut(straight: Path, run: Path, step: int) -> None:
+def copy_cut(source: Path, run: Path, step: int) -> None:
     """A run folder as a kill would have left it, some time after the checkpoint of a step."""
     (run / "checkpoints").mkdir(parents=True)
     for name in ("config.yaml", "overrides.yaml", "metrics.csv", "baseline.json"):
-        shutil.copy(straight / name, run / name)
-    content = json.loads((straight / "checkpoints" / "manifest.json").read_text())
+        shutil.copy(source / name, run / name)
+    content = json.loads((source / "checkpoints" / "manifest.json").read_text())
     content["checkpoints"] = [entry for entry in content["checkpoints"] if entry["step"] == step]
     content["best"] = None
     (run / "checkpoints" / "manifest.json").write_text(json.dumps(content))
     (name,) = (entry["file"] for entry in content["checkpoints"])
-    shutil.copy(straight / "checkpoints" / name, run / "checkpoints" / name)
+    shutil.copy(source / "checkpoints" / name, run / "checkpoints" / name)
 
 
 def differences(a: Any, b: Any, where: str = "") -> list[str]:
@@ -124,15 +124,16 @@ def check_every_cut(typed: Sequence[str], folder: Path) -> None:
     assert expected_rows[-1][0] == STEPS - 1
     expected = state(straight)
     assert expected["global_step"] == STEPS
-    for step in CUTS:
+    source = straight
+    for step in CUTS:  # each a cut of the run that went on behind the one before: 1 and 7 are in one epoch
         run = folder / f"cut{step}"
-        copy_cut(straight, run, step)
+        copy_cut(source, run, step)
         found_rows = train(*typed, f"output_dir={run}", f"ckpt_path={run}")
         assert found_rows == [entry for entry in expected_rows if entry[0] >= step], f"cut at {step}"
         assert differences(expected, state(run)) == [], f"cut at {step}"
         for name in ("metrics.csv", "predictions.jsonl"):
             assert (run / name).read_text() == (straight / name).read_text(), f"{name}, cut at {step}"
-        shutil.rmtree(run)
+        source = run
 
 
 @pytest.mark.slow
