@@ -50,6 +50,11 @@ def start(folder: Path, *overrides: str) -> int:
     return child
 
 
+def said(folder: Path) -> str:
+    """The end of what the processes of a run printed."""
+    return "\n".join(Path(f"{folder}.log").read_text(errors="replace").splitlines()[-40:])
+
+
 def wait(child: int) -> int:
     """Its exit code; the negative number of the signal that it died of."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -91,12 +96,12 @@ def interrupt(folder: Path, overrides: tuple[str, ...], rng: random.Random, *, l
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             code = os.waitstatus_to_exitcode(status)
-            assert code == 0, f"it ended by itself with {code}: see {folder}.log"
+            assert code == 0, f"it ended by itself with {code}:\n{said(folder)}"
             return None
         time.sleep(0.01)
     os.kill(child, kind)
     code = wait(child)
-    assert code in (CODES[kind], 0), f"{kind.name} ended with {code} in place of {CODES[kind]}: see {folder}.log"
+    assert code in (CODES[kind], -kind, 0), f"{kind.name} ended with {code} in place of {CODES[kind]}:\n{said(folder)}"
     return kind
 
 
@@ -111,13 +116,13 @@ def main() -> None:
     overrides = (f"trainer.max_steps={options.steps}",)
     with tempfile.TemporaryDirectory() as name:
         straight, soaked = Path(name) / "straight", Path(name) / "soaked"
-        assert wait(start(straight, *overrides)) == 0, Path(f"{straight}.log").read_text()
+        assert wait(start(straight, *overrides)) == 0, said(straight)
         while counts.total() < options.interruptions:
             kind = interrupt(soaked, overrides, rng, longest=options.longest)
             if kind is None:
                 sys.exit(f"the run was over after {counts.total()} interruptions: raise --steps, or lower --longest")
             counts[kind.name] += 1
-        assert wait(start(soaked, *overrides)) == 0, Path(f"{soaked}.log").read_text()
+        assert wait(start(soaked, *overrides)) == 0, said(soaked)
         found = compare(straight, soaked)
     told = ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items()))
     print(f"{counts.total()} interruptions ({told}) of {options.steps} steps; differences: {found or 'none'}")

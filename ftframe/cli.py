@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ftframe import __version__
-from ftframe.errors import FtframeError, did_you_mean
+from ftframe.errors import FtframeError, Interrupted, did_you_mean
 from ftframe.redaction import learn_override, redact_text
 
 CONFIGURED = {
@@ -59,7 +59,7 @@ def main() -> None:
         learn_override(argument)
     try:
         sys.exit(_dispatch(sys.argv[1:]))
-    except FtframeError as error:
+    except (FtframeError, Interrupted) as error:
         if os.environ.get("FTFRAME_TRACEBACK"):
             _print_traceback()
         print(redact_text(f"error: {error}"), file=sys.stderr)

@@ -52,8 +52,8 @@ class OutOfMemoryError(FtframeError):
     exit_code = 4
 
 
-class Interrupted(FtframeError):  # noqa: N818 (nothing is wrong)
-    """A signal ended the command."""
+class Interrupted(BaseException):
+    """A signal ended the command; no `except Exception` of a library is to swallow or wrap that."""
 
     def __init__(self, message: str, signum: int) -> None:
         """Keep the signal's number: a shell expects 128 more than that."""

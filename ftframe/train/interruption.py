@@ -14,7 +14,7 @@ import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ftframe.errors import Interrupted
+from ftframe.errors import FtframeError, Interrupted
 
 SIGNALS = {
     signal.SIGINT: signal.SIGINT,
@@ -40,11 +40,21 @@ class Interruption(Callback):
 
     @contextmanager
     def installed(self) -> Iterator[Interruption]:
-        """Handle the signals within the block; only a main thread can."""
+        """Handle the signals within the block; only a main thread can.
+
+        Raises:
+            Interrupted: If a signal came, and something tripped over that and raised an error of its own.
+        """
         before = {signum: signal.getsignal(signum) for signum in SIGNALS} if _in_main_thread() else {}
         self._install()
         try:
             yield self
+        except (FtframeError, Interrupted):
+            raise
+        except BaseException as error:
+            if self.signum is None:
+                raise
+            raise self.error(_MESSAGE) from error
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)

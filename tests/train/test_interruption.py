@@ -130,6 +130,22 @@ def test_before_training_it_ends_at_once() -> None:
     assert caught.value.exit_code == 143
 
 
+def test_no_library_swallows_or_wraps_an_interruption() -> None:
+    with pytest.raises(Interrupted), Interruption().installed():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.pause()
+        except Exception:  # as around an optional import
+            pytest.fail("swallowed")
+    with pytest.raises(Interrupted) as caught, Interruption().installed():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+        except BaseException as error:
+            raise RuntimeError("Failed to import") from error
+    assert caught.value.exit_code == 130
+
+
 SECOND = """
 import os, signal, sys, time, pathlib
 sys.path.insert(0, sys.argv[1])
