@@ -128,6 +128,8 @@ def check_every_cut(typed: Sequence[str], folder: Path) -> None:
     for step in CUTS:  # each a cut of the run that went on behind the one before: 1 and 7 are in one epoch
         run = folder / f"cut{step}"
         copy_cut(source, run, step)
+        if source != straight:
+            shutil.rmtree(source)
         found_rows = train(*typed, f"output_dir={run}", f"ckpt_path={run}")
         assert found_rows == [entry for entry in expected_rows if entry[0] >= step], f"cut at {step}"
         assert differences(expected, state(run)) == [], f"cut at {step}"
@@ -158,11 +160,12 @@ LLAMA_2_7B = (
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("optim", ["paged_adamw_32bit", "paged_adamw_8bit"])
 @pytest.mark.parametrize("shape", ["embedded", "Llama 2 7B"])
-def test_on_a_gpu_too(shape: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_on_a_gpu_too(shape: str, optim: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    overrides = [*COMMON, *SHORT, "trainer.accelerator=gpu", "deterministic=true"]
+    overrides = [*COMMON, *SHORT, "trainer.accelerator=gpu", "deterministic=true", f"optim={optim}"]
     if shape != "embedded":
         data = request.getfixturevalue("shared_data")
         real = (f"model.tokenizer={data}/llama2_tokenizer", f"data.dataset.path={data}/gsm8k/train.jsonl")
