@@ -16,6 +16,7 @@ from ftframe.train.interruption import Interruption
 
 MONITOR = "val/loss"
 LOGGERS = "ftframe_loggers"
+FINISHED = "ftframe_finished_loops"
 _EPOCH_LOOP = "epoch_loop."
 
 
@@ -134,9 +135,13 @@ class Checkpoints(Checkpoint):
         checkpoint["loops"] = {"fit_loop": self._loops(trainer)}  # the other loops are begun anew
         states = {str(i): x.state_dict() for i, x in enumerate(trainer.loggers) if hasattr(x, "state_dict")}
         checkpoint[LOGGERS] = states
+        if self._last_loops is not None and not trainer.validating:
+            checkpoint[FINISHED] = trainer.fit_loop.state_dict()
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take back what loggers wrote after the checkpoint."""
+        """Take back what loggers wrote after the checkpoint; where all steps are done, count as a run that did them."""
+        if FINISHED in checkpoint and checkpoint["global_step"] >= self._total_steps:
+            checkpoint["loops"]["fit_loop"] = checkpoint[FINISHED]
         for index, state in checkpoint.get(LOGGERS, {}).items():
             logger: Any = trainer.loggers[int(index)] if int(index) < len(trainer.loggers) else None
             if hasattr(logger, "load_state_dict"):
