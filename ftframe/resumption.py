@@ -85,10 +85,10 @@ def with_overrides_of_run(arguments: Sequence[str]) -> list[str]:
     if value is None or is_grid or os.environ.get(RUN_DIR_VARIABLE):  # other ranks are started with all overrides
         return list(arguments)
     rest = [argument for argument in arguments if _key(argument) != "ckpt_path"]
-    run = _last_run(output_dir) if value == "last" else Path(value).expanduser()
+    run = _last_run(output_dir) if value == "last" else expanded(value, key="ckpt_path")
     if run is None:
         return [*rest, "ckpt_path=null"]
-    is_branch = output_dir is not None and Path(output_dir).expanduser().resolve() != run.resolve()
+    is_branch = output_dir is not None and expanded(output_dir, key="output_dir").resolve() != run.resolve()
     if is_branch or not (run / CONFIG).is_file():  # a new run, a file, or a mistake that `find_resumption` explains
         return list(arguments)
     kept = [o for o in _overrides(run, typed) if _key(o) not in (*typed, "ckpt_path", "output_dir")]
@@ -99,7 +99,7 @@ def with_overrides_of_run(arguments: Sequence[str]) -> list[str]:
 def _last_run(output_dir: str | None) -> Path | None:
     """The newest run; or that in `output_dir`, if one was begun there."""
     if output_dir is not None:
-        run = Path(output_dir).expanduser()
+        run = expanded(output_dir, key="output_dir")
         return run if (run / CONFIG).is_file() else None
     configs = sorted(RUNS.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime)
     if not configs:

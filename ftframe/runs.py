@@ -33,7 +33,7 @@ MANIFEST = "manifest.json"
 LOCK = ".lock"
 
 RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
-"""Set by the first process of a run, so that the ranks it starts use the same folder."""
+"""Set by the first process while a run lasts, so that the ranks it starts use the same folder."""
 
 _PACKAGES = (
     "ftframe",
@@ -80,7 +80,10 @@ def new_run_folder(output_dir: str) -> Iterator[Path]:
     with claimed(folder):
         _refuse_used(folder, output_dir)  # not before: whoever has claimed it may be about to write
         os.environ[RUN_DIR_VARIABLE] = str(folder)
-        yield folder
+        try:
+            yield folder
+        finally:
+            os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
 @contextmanager
@@ -121,7 +124,7 @@ def _made(output_dir: str) -> Path:
 
 def _refuse_used(folder: Path, output_dir: str) -> None:
     """Refuse a folder that holds more than a run leaves that was killed before it wrote anything."""
-    if any(path.name != LOCK and not path.name.startswith(PARTIAL) for path in folder.iterdir()):
+    if any(path.name not in (LOCK, OVERRIDES) and not path.name.startswith(PARTIAL) for path in folder.iterdir()):
         raise _taken(output_dir)
 
 
@@ -141,9 +144,9 @@ def write_config(folder: Path, cfg: Any) -> None:
     if not is_first_rank():
         return
     redacted = redact(OmegaConf.to_container(cfg, enum_to_str=True))
-    write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))
     typed = redact_overrides([argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"])
     write_text(folder / OVERRIDES, yaml.safe_dump(typed, allow_unicode=True))
+    write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))  # last: now it is a run
 
 
 def write_samples(

@@ -78,7 +78,9 @@ def test_other_rank_without_a_first_takes_what_it_is_given(tmp_path: Path, monke
     assert not (tmp_path / "given").exists()
 
 
-@pytest.mark.parametrize("left", [[], [".lock", ".partial-config.yaml"]], ids=["empty", "of a run killed at its start"])
+@pytest.mark.parametrize(
+    "left", [[], [".lock", "overrides.yaml", ".partial-config.yaml"]], ids=["empty", "of a run killed at its start"]
+)
 def test_folder_may_exist_that_holds_no_run(left: list[str], tmp_path: Path) -> None:
     for name in left:
         (tmp_path / name).touch()
