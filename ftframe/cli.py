@@ -111,14 +111,26 @@ def _completed_command() -> str | None:
 
 def _run_configured(arguments: list[str]) -> int:
     from ftframe import compose
+    from ftframe.sweep import multirun, trial
 
     command = arguments[0].removeprefix("--config-name=")
     if command not in CONFIGURED:
         raise _unknown_command(command)
+    frozen = trial.load_frozen(arguments[1:])
+    if frozen is not None:
+        _execute(command, frozen)
+        return 0
     # Lightning starts the other ranks from sys.argv, so the command has to stay in it, in Hydra's own spelling.
     sys.argv[1:] = [f"--config-name={command}", *(_quote_prompt(argument) for argument in arguments[1:])]
+    multirun.register()
     compose.run(lambda cfg: _execute(command, cfg), command)
-    return 0
+    return _run_sweep() if multirun.MultirunSweeper.planned else 0
+
+
+def _run_sweep() -> int:
+    from ftframe.sweep.run import run_planned
+
+    return run_planned()
 
 
 def _execute(command: str, cfg: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import hydra
@@ -108,7 +109,7 @@ def check(cfg: DictConfig) -> DictConfig:
     Raises:
         ConfigError: Naming the first wrong key and the nearest right one.
     """
-    schema = OmegaConf.structured(SCHEMAS[cfg.command])
+    schema = _schema(cfg.command)
     try:
         typed = OmegaConf.merge(schema, OmegaConf.to_container(cfg))
         _type_tasks(typed)
@@ -117,7 +118,7 @@ def check(cfg: DictConfig) -> DictConfig:
             raise ConfigError(f"No value for {', '.join(missing)}. Set it on the command line: {missing[0]}=...")
         OmegaConf.resolve(typed)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain_key(error, schema)) from error
+        raise ConfigError(explain_key(error, schema)) from error
     assert isinstance(typed, DictConfig)
     for key, target in targets(typed):
         if not target.startswith(TARGET_PREFIXES):
@@ -129,6 +130,14 @@ def check(cfg: DictConfig) -> DictConfig:
     if isinstance(SCHEMAS[typed.command](), FitConfig):
         _check_cell(typed)
     return typed
+
+
+@cache
+def _schema(command: str) -> DictConfig:
+    """The types of a command's keys; made once, since a grid checks a thousand configs against them."""
+    schema = OmegaConf.structured(SCHEMAS[command])
+    assert isinstance(schema, DictConfig)
+    return schema
 
 
 def _type_tasks(cfg: Any) -> None:
@@ -146,7 +155,7 @@ def _type_tasks(cfg: Any) -> None:
         try:
             tasks[name] = OmegaConf.merge(schema, OmegaConf.to_container(tasks[name]))
         except OmegaConfBaseException as error:
-            raise ConfigError(_explain_key(error, schema, prefix=f"{key}.")) from error
+            raise ConfigError(explain_key(error, schema, prefix=f"{key}.")) from error
 
 
 def check_names(cfg: DictConfig) -> None:
@@ -242,7 +251,7 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from targets(child, f"{key}[{index}]")
 
 
-def _explain_key(error: OmegaConfBaseException, schema: DictConfig, *, prefix: str = "") -> str:
+def explain_key(error: OmegaConfBaseException, schema: DictConfig, *, prefix: str = "") -> str:
     """A message for a value or key that the schema refuses; `prefix` is where the schema stands."""
     key = error.full_key or str(error.key)
     if isinstance(error, ConfigKeyError):

@@ -39,6 +39,7 @@ _PACKAGES = (
     "hydra-core",
     "omegaconf",
 )
+_typed: list[str] | None = None
 _SECRET = re.compile(r"(^|[_.])(api_?key|password|secret|access_?token|auth_?token|hf_?token|token)$", re.IGNORECASE)
 
 
@@ -88,8 +89,15 @@ def write_config(folder: Path, cfg: Any) -> None:
         return
     redacted = redact(OmegaConf.to_container(cfg, enum_to_str=True))
     (folder / "config.yaml").write_text(yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True), encoding="utf-8")
-    typed = redact_overrides([argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"])
+    typed = [argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"]
+    typed = redact_overrides(_typed if _typed is not None else typed)
     (folder / "overrides.yaml").write_text(yaml.safe_dump(typed, allow_unicode=True), encoding="utf-8")
+
+
+def set_typed(overrides: Sequence[str]) -> None:
+    """Say what was typed, where the command line names a file that holds it."""
+    global _typed
+    _typed = list(overrides)
 
 
 def write_samples(

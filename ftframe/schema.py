@@ -150,6 +150,39 @@ class CheckpointConfig:
     """Also keep the step with the lowest `val/loss`."""
 
 
+class Direction(Enum):
+    """Which values of an objective are better."""
+
+    minimize = "minimize"
+    maximize = "maximize"
+
+
+@dataclass
+class ObjectiveConfig:
+    """What makes one trial better than another."""
+
+    metric: str = "val/loss"
+    """A name that `metrics.json` has in `final`, or a number beside it: tokens_per_second, peak_gpu_gib, seconds."""
+    direction: Direction = Direction.minimize
+
+
+@dataclass
+class SweepConfig:
+    """Several trials: what `-m` starts."""
+
+    dir: str = "outputs/multirun/${ftframe.run_id:}"
+    """Folder of the sweep. An existing one is gone on with: finished trials are skipped, interrupted ones resumed."""
+    max_parallel: int | None = None
+    """Trials at a time; `null` is as many as the GPUs are enough for, and one without GPUs."""
+    gpus_per_trial: int = 1
+    """GPUs of one trial; those with `trainer.accelerator=cpu`, and all where there are no GPUs, get none."""
+    grace_seconds: float = 30.0
+    """How long a trial that was told to stop may take to save its state."""
+    retry_failed: bool = False
+    """When going on with a sweep, start failed trials anew."""
+    objectives: list[ObjectiveConfig] = field(default_factory=lambda: [ObjectiveConfig()])
+
+
 @dataclass
 class FitConfig:
     """`ftframe fit`."""
@@ -178,6 +211,7 @@ class FitConfig:
     logger: Any = None
     callbacks: dict[str, Any] = field(default_factory=dict)
     """Further Lightning callbacks, each under a name of its own, by `_target_`."""
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass
@@ -210,6 +244,7 @@ class EvaluateConfig:
     """Examples of one batch; `null` takes `data.eval_batch_size`."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     trainer: Any = MISSING
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass
@@ -244,6 +279,7 @@ class PredictConfig:
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
     output_dir: str = MISSING
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 SCHEMAS: dict[str, type] = {
