@@ -109,9 +109,32 @@ def check(cfg: DictConfig) -> DictConfig:
     Raises:
         ConfigError: Naming the first wrong key and the nearest right one.
     """
+    return resolve(with_types(cfg))
+
+
+def with_types(cfg: DictConfig) -> DictConfig:
+    """The composed config held against the schema.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value of the wrong type.
+    """
     schema = _schema(cfg.command)
     try:
         typed = OmegaConf.merge(schema, OmegaConf.to_container(cfg))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain_key(error, schema)) from error
+    assert isinstance(typed, DictConfig)
+    return typed
+
+
+def resolve(typed: DictConfig) -> DictConfig:
+    """A typed config with every reference resolved, and checked for what types cannot say.
+
+    Raises:
+        ConfigError: If a value is missing, or means nothing, or does not go with another.
+    """
+    schema = _schema(typed.command)
+    try:
         _type_tasks(typed)
         missing = sorted(OmegaConf.missing_keys(typed))
         if missing:
@@ -119,7 +142,6 @@ def check(cfg: DictConfig) -> DictConfig:
         OmegaConf.resolve(typed)
     except OmegaConfBaseException as error:
         raise ConfigError(explain_key(error, schema)) from error
-    assert isinstance(typed, DictConfig)
     for key, target in targets(typed):
         if not target.startswith(TARGET_PREFIXES):
             raise ConfigError(

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ftframe import compose
 from ftframe.errors import ConfigError
 from ftframe.schema import SweepConfig
-from ftframe.sweep.cells import Cell, Composer
+from ftframe.sweep.cells import Cell, Composer, parse
 
 
 @dataclass
@@ -62,8 +62,7 @@ class Plan:
         overrides = {o.get_key_element(): o.get_value_element_as_str() for o in self.overrides if not _varies(o)}
         fixed = [_spell(key, value) for key, value in overrides.items()]
         chosen = [_spell(key, value) for key, value in values.items()]
-        parsed = OverridesParser.create().parse_overrides(chosen)
-        varied = {override.get_key_element().lstrip("+"): override.value() for override in parsed}
+        varied = {o.get_key_element().lstrip("+"): o.value() for o in map(parse, chosen)}
         run = self.folder / "runs" / f"{number:04}"
         return self.composer.settle(number, [*fixed, *chosen], varied=varied, run=run)
 

@@ -168,11 +168,13 @@ def _refuse_changes(folder: SweepFolder, before: Mapping[str, Any], now: Mapping
     old, new = _defining(before["overrides"]), _defining(now["overrides"])
     gone = [override for override in old if override not in new]
     added = [override for override in new if override not in old]
+    if old != new and not gone and not added:
+        raise ConfigError(f"{where}: in another order, which numbers the trials differently:\n  {' '.join(old)}")
     if gone or added:
         lines = [*(f"  before, not now: {o}" for o in gone), *(f"  now, not before: {o}" for o in added)]
         raise ConfigError("\n".join([f"{where}:", *lines, "Type the same overrides, or choose another sweep.dir."]))
 
 
 def _defining(overrides: Sequence[str]) -> list[str]:
-    """The overrides that say what is trained, in any order."""
-    return sorted(o for o in overrides if not o.partition("=")[0].lstrip("+~").startswith(EXECUTION_KEYS))
+    """The overrides that say what is trained."""
+    return [o for o in overrides if not o.partition("=")[0].lstrip("+~").startswith(EXECUTION_KEYS)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,14 +12,13 @@ from ftframe import console, runs
 from ftframe.errors import ConfigError
 from ftframe.sweep import outcomes
 from ftframe.sweep.cells import Cell
+from ftframe.sweep.grid import Grid, compose_grid, print_refused
 from ftframe.sweep.leaderboard import print_leaderboard, write_leaderboard
-from ftframe.sweep.multirun import MultirunSweeper, Plan, combinations
+from ftframe.sweep.multirun import MultirunSweeper, Plan
 from ftframe.sweep.processes import Engine, build_local_engine
-from ftframe.sweep.progress import Lines, LiveTable, described
+from ftframe.sweep.progress import Lines, LiveTable
 from ftframe.sweep.records import State, SweepFolder, Trial, open_sweep
-from ftframe.sweep.scheduler import WITH_MANIFEST, Running, Scheduler, Source
-
-_SHOWN_REFUSED = 20
+from ftframe.sweep.scheduler import WITH_MANIFEST, Scheduler, Source
 
 
 def run_planned() -> int:
@@ -40,9 +39,8 @@ def run_planned() -> int:
 
 def run_grid(plan: Plan) -> int:
     """Run every combination of the typed values; what it returns is as of `run_planned`."""
-    values = combinations(plan.varied())
-    cells = [plan.settle(number, chosen) for number, chosen in enumerate(values)]
-    _print_refused(cells)
+    cells = compose_grid(plan)
+    print_refused(cells)
     if all(cell.problem for cell in cells):
         raise ConfigError("No combination can run." if len(cells) > 1 else cells[0].problem)
     engine = build_engine(plan)
@@ -97,28 +95,6 @@ class only_sweep:  # noqa: N801 (used as a function)
     def __exit__(self, *_: object) -> None:
         """Let go of it."""
         self._lock.release()
-
-
-class Grid:
-    """The cells of a grid, in order."""
-
-    def __init__(self, cells: Sequence[Cell]) -> None:
-        """Give these."""
-        self._left = list(reversed(cells))
-
-    def take(self) -> Cell | None:
-        """As `Source`."""
-        return self._left.pop() if self._left else None
-
-    def is_exhausted(self) -> bool:
-        """As `Source`."""
-        return not self._left
-
-    def watch(self, running: Sequence[Running]) -> None:
-        """As `Source`; a grid lets every trial run to its end."""
-
-    def ended(self, trial: Trial) -> None:
-        """As `Source`."""
 
 
 def run_source(plan: Plan, source: Source, engine: Engine, *, trials: dict[int, Trial], total: int | None) -> int:
@@ -187,18 +163,3 @@ def _starts_again(trial: Trial, retry_failed: bool) -> bool:
 def _is_complete(trial: Trial, folder: SweepFolder, plan: Plan) -> bool:
     """Whether a run came to its end though no one was left to write it down."""
     return plan.command in WITH_MANIFEST and (folder.run(trial.number) / "manifest.json").is_file()
-
-
-def _print_refused(cells: Sequence[Cell]) -> None:
-    refused = [cell for cell in cells if cell.problem]
-    by_reason: dict[str, list[Cell]] = {}
-    for cell in refused:
-        by_reason.setdefault(cell.problem, []).append(cell)
-    if refused:
-        console.print_line(f"{len(refused)} of {len(cells)} combinations cannot run:")
-    for reason, members in by_reason.items():
-        for cell in members[:_SHOWN_REFUSED]:
-            console.print_line(f"  {cell.number:04}  {described(cell.varied)}")
-        if len(members) > _SHOWN_REFUSED:
-            console.print_line(f"  and {len(members) - _SHOWN_REFUSED} more")
-        console.print_line(f"    {reason}")
