@@ -128,6 +128,7 @@ def _run_configured(arguments: list[str]) -> int:
 
 
 def _run_sweep() -> int:
+    """Run what `-m` planned. Imported only now: a single run needs none of it."""
     from ftframe.sweep.run import run_planned
 
     return run_planned()

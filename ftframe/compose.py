@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -54,10 +55,23 @@ def run(task: Callable[[Any], None], command: str) -> None:
             failures.append(error)
 
     main = hydra.main(version_base="1.3", config_path=f"pkg://{BUILT_IN}", config_name=command)
-    try:
+    with explained(command):
         search_path.refuse_clashes_of(sys.argv[1:])
         _refuse_keys_of_no_data(command, sys.argv[1:])
         main(run_cell)()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def explained(command: str) -> Iterator[None]:
+    """Turn what Hydra raises while it composes into errors that name what is right.
+
+    Raises:
+        ConfigError: In place of an error of Hydra, OmegaConf or YAML.
+    """
+    try:
+        yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error
     except (AssertionError, AttributeError, TypeError, ValueError) as error:  # a value where Hydra expects a node
@@ -65,8 +79,6 @@ def run(task: Callable[[Any], None], command: str) -> None:
             f"These overrides do not compose: {' '.join(sys.argv[2:])}\n{type(error).__name__}: {error}\n"
             "Is a whole group set to a value? Choose one of its options, such as peft=none."
         ) from error
-    if failures:
-        raise failures[0]
 
 
 def _refuse_keys_of_no_data(command: str, arguments: Sequence[str]) -> None:

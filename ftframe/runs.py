@@ -40,7 +40,12 @@ _PACKAGES = (
     "omegaconf",
 )
 _typed: list[str] | None = None
-_SECRET = re.compile(r"(^|[_.])(api_?key|password|secret|access_?token|auth_?token|hf_?token|token)$", re.IGNORECASE)
+_SECRET_NAMES = r"(?:api_?key|password|secret|access_?token|auth_?token|hf_?token|token)"
+_SECRET = re.compile(rf"(^|[_.]){_SECRET_NAMES}$", re.IGNORECASE)
+_INLINE_SECRET = re.compile(rf"((?:[{{,\s_.]){_SECRET_NAMES}\s*:\s*)[^,}}]+", re.IGNORECASE)
+"""A secret within the value of an override: `logger={_target_:...,api_key:...}`."""
+_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/@:\s]*:)[^/@\s]+@", re.IGNORECASE)
+"""The password of an URL."""
 
 
 def new_run_id() -> str:
@@ -140,13 +145,17 @@ def redact(node: Any, key: str = "") -> Any:
         return {name: redact(value, str(name)) for name, value in node.items()}
     if isinstance(node, list):
         return [redact(value, key) for value in node]
+    if isinstance(node, str):
+        node = _CREDENTIALS.sub(r"\1<redacted>@", node)
     return "<redacted>" if node and _SECRET.search(key) else node
 
 
 def redact_overrides(overrides: list[str]) -> list[str]:
     """The same overrides with every secret value replaced."""
     return [
-        f"{override.partition('=')[0]}=<redacted>" if _SECRET.search(override.partition("=")[0]) else override
+        f"{override.partition('=')[0]}=<redacted>"
+        if _SECRET.search(override.partition("=")[0])
+        else _CREDENTIALS.sub(r"\1<redacted>@", _INLINE_SECRET.sub(r"\1<redacted>", override))
         for override in overrides
     ]
 

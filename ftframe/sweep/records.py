@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ftframe.errors import ConfigError
-from ftframe.runs import redact_overrides, write_json
+from ftframe.runs import redact, redact_overrides, write_json
 
 FORMAT = 1
 
@@ -101,7 +101,8 @@ class SweepFolder:
 
     def save(self, trial: Trial) -> None:
         """Write a trial's file, whole or not at all."""
-        write_json(self.path / "trials" / f"{trial.number:04}.json", asdict(trial))
+        content = {**asdict(trial), "overrides": redact(trial.overrides)}
+        write_json(self.path / "trials" / f"{trial.number:04}.json", content)
 
     def load(self) -> dict[int, Trial]:
         """The trials so far, by number."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ftframe import console, runs
+from ftframe import compose, console, runs
 from ftframe.errors import ConfigError
 from ftframe.sweep import outcomes
 from ftframe.sweep.cells import Cell
@@ -39,7 +39,8 @@ def run_planned() -> int:
 
 def run_grid(plan: Plan) -> int:
     """Run every combination of the typed values; what it returns is as of `run_planned`."""
-    cells = compose_grid(plan)
+    with compose.explained(plan.command):
+        cells = compose_grid(plan)
     print_refused(cells)
     if all(cell.problem for cell in cells):
         raise ConfigError("No combination can run." if len(cells) > 1 else cells[0].problem)
