@@ -157,6 +157,25 @@ class Direction(Enum):
     maximize = "maximize"
 
 
+class Sampler(Enum):
+    """How the next values are chosen."""
+
+    tpe = "tpe"
+    random = "random"
+    gp = "gp"
+    cmaes = "cmaes"
+    grid = "grid"
+
+
+class Pruner(Enum):
+    """Which trials are ended early."""
+
+    none = "none"
+    median = "median"
+    asha = "asha"
+    hyperband = "hyperband"
+
+
 @dataclass
 class ObjectiveConfig:
     """What makes one trial better than another."""
@@ -181,6 +200,23 @@ class SweepConfig:
     retry_failed: bool = False
     """When going on with a sweep, start failed trials anew."""
     objectives: list[ObjectiveConfig] = field(default_factory=lambda: [ObjectiveConfig()])
+    n_trials: int = 20
+    """With `hydra/sweeper=optuna`, as all keys below: trials of the study, whoever runs them."""
+    seed: int = 0
+    """Of the sampler."""
+    sampler: Sampler = Sampler.tpe
+    sampler_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's own sampler class."""
+    pruner: Pruner = Pruner.none
+    """Whether, by the first objective as it is measured while training, a trial goes on after each validation."""
+    pruner_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's own pruner class; their steps are optimizer steps."""
+    storage: str | None = None
+    """URL of the database that holds the study; `null` is an SQLite file in the sweep's folder."""
+    study_name: str = "ftframe"
+    """Sweeps that name the same storage and study share its trials."""
+    heartbeat_seconds: int = 60
+    """How often a sweep says that its trials live; those of one that was silent twice as long are given to others."""
 
 
 @dataclass

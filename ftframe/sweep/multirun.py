@@ -158,7 +158,7 @@ def _refuse(override: Override) -> None:
         raise ConfigError(f"{override.input_line}: what belongs to the whole sweep cannot vary in it.")
 
 
-_AT_LEAST = {"max_parallel": 1, "gpus_per_trial": 0, "grace_seconds": 0}
+_AT_LEAST = {"max_parallel": 1, "gpus_per_trial": 0, "grace_seconds": 0, "n_trials": 1, "heartbeat_seconds": 1}
 
 
 def _settings(master: DictConfig) -> SweepConfig:

@@ -107,6 +107,18 @@ def claim(lock: Path, grace_seconds: float) -> int:
     return descriptor
 
 
+def is_run_elsewhere(lock: Path) -> bool:
+    """Whether a living sweep runs this trial now."""
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if _try_lock(descriptor):
+            return False
+        owner = json.loads(lock.read_text() or "{}")
+        return owner.get("host") != socket.gethostname() or _lives(owner)
+    finally:
+        os.close(descriptor)
+
+
 def _try_lock(descriptor: int, seconds: float = 0.0) -> bool:
     until = time.monotonic() + seconds
     while True:

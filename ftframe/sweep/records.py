@@ -126,6 +126,8 @@ EXECUTION_KEYS = (
     "sweep.gpus_per_trial",
     "sweep.grace_seconds",
     "sweep.retry_failed",
+    "sweep.n_trials",
+    "sweep.heartbeat_seconds",
     "hydra.sweep.dir",
     "hydra/launcher",
     "hydra.launcher",

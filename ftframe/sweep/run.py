@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -20,6 +21,9 @@ from ftframe.sweep.progress import Lines, LiveTable
 from ftframe.sweep.records import State, SweepFolder, Trial, open_sweep
 from ftframe.sweep.scheduler import WITH_MANIFEST, Scheduler, Source
 
+_TRIED = 64
+"""Combinations of choices that are composed to find one that can run."""
+
 
 def run_planned() -> int:
     """Run what `-m` planned; 0 at once if it planned nothing.
@@ -34,7 +38,53 @@ def run_planned() -> int:
     plan, MultirunSweeper.planned = MultirunSweeper.planned, None
     if plan is None:
         return 0
-    return run_grid(plan)
+    return run_grid(plan) if plan.search == "grid" else run_search(plan)
+
+
+def run_search(plan: Plan) -> int:
+    """Run a study's trials; what it returns is as of `run_planned`.
+
+    Raises:
+        ConfigError: If Optuna is missing, or what is asked for cannot be searched.
+    """
+    try:
+        from ftframe.sweep.search import Search
+        from ftframe.sweep.space import build_space
+        from ftframe.sweep.study import SharedStudy
+    except ImportError as error:
+        raise ConfigError(f"hydra/sweeper=optuna: {error}. Install it: pip install 'ftframe[optuna]'") from error
+    with compose.explained(plan.command):
+        space = build_space(plan.varied())
+        _refuse_if_none_can_run(plan)
+    engine = build_engine(plan)
+    folder = SweepFolder(plan.folder)
+    open_sweep(folder, asked(plan))
+    trials = folder.load()
+    study = SharedStudy(plan.settings, space, folder.path)
+    return run_source(plan, Search(plan, space, study, trials), engine, trials=trials, total=plan.settings.n_trials)
+
+
+def _refuse_if_none_can_run(plan: Plan) -> None:
+    """Compose a cell before the study begins, so that a misspelt key is told at once.
+
+    Raises:
+        ConfigError: If no combination of some can run.
+    """
+    columns = [(override.get_key_element(), _some_values(override)) for override in plan.varied()]
+    problem = ""
+    for values in itertools.islice(itertools.product(*(values for _, values in columns)), _TRIED):
+        keys = (key for key, _ in columns)
+        problem = plan.settle(0, dict(zip(keys, values, strict=True))).problem
+        if not problem:
+            return
+    raise ConfigError(problem)
+
+
+def _some_values(override: Any) -> list[str]:
+    """The values of a choice; an end of an interval."""
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    return [repr(override.value().start)]
 
 
 def run_grid(plan: Plan) -> int:

@@ -111,10 +111,12 @@ class Scheduler:
         with _signals(self._heard):
             try:
                 while self._signal is None:
-                    pending = pending or source.take()
-                    while pending and self._signal is None and self.engine.has_room(self._gpus(pending)):
+                    while self._signal is None and self.engine.has_room(0):
+                        pending = pending or source.take()
+                        if pending is None or not self.engine.has_room(self._gpus(pending)):
+                            break
                         self._start(pending)
-                        pending = source.take()
+                        pending = None
                     self._reap(source)
                     if not self._running and pending is None and source.is_exhausted():
                         break

@@ -46,7 +46,17 @@ if seed >= 1000:
     subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])  # another rank
     while not (run.parents[1] / "go").exists():
         time.sleep(0.02)
-results = {"final": {"val/loss": config["peft"]["r"] + 100 * config["optim"]["lr"]}, "tokens_per_second": 10.0}
+loss, steps = config["peft"]["r"] + 100 * config["optim"]["lr"], 0
+if "ftframe_pruning" in config["callbacks"]:
+    verdicts = run / "verdicts.jsonl"
+    for steps in range(1, 10):
+        with (run / "reports.jsonl").open("a") as reports:
+            reports.write(json.dumps({"step": steps, "value": loss + 9 - steps}) + "\\n")
+        while not (verdicts.exists() and len(verdicts.read_text().splitlines()) == steps):
+            time.sleep(0.01)
+        if json.loads(verdicts.read_text().splitlines()[-1])["stop"]:
+            break
+results = {"steps": steps, "final": {"val/loss": loss}, "tokens_per_second": 10.0 * config["peft"]["r"]}
 (run / "metrics.json").write_text(json.dumps(results))
 (run / "manifest.json").write_text("{}")
 """
