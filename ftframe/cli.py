@@ -158,9 +158,9 @@ def _unknown_command(command: str) -> FtframeError:
 
 
 def _quote_prompt(argument: str) -> str:
-    """Keep a prompt's commas, colons and quotes out of Hydra's grammar."""
+    """Keep the commas, colons and quotes of a prompt or a URL out of Hydra's grammar."""
     key, equals, value = argument.partition("=")
-    if key not in ("prompt", "system") or not equals or value == "null" or _QUOTED.fullmatch(value):
+    if key not in ("prompt", "system", "sweep.storage") or not equals or value == "null" or _QUOTED.fullmatch(value):
         return argument
     value = _REFERENCE.sub(lambda found: found[1] * 2 + "\\${", value)  # text, not a reference to another key
     # Hydra reads backslashes in quotes as they are, except before a quote, where each is doubled.

@@ -146,7 +146,7 @@ class Search:
         for report in reports[self._heard.get(number, 0) :]:
             step = int(report["step"])
             asked.report(report["value"], step)  # a step that an earlier attempt reported is kept as it was
-            stop = asked.should_prune()
+            stop = bool(asked.should_prune())  # it may be numpy's
             append_line(run / VERDICTS, {"step": step, "stop": stop})
         self._heard[number] = len(reports)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,15 +14,18 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ftframe.errors import ConfigError
 from ftframe.runs import redact
 from ftframe.schema import Direction, Pruner, Sampler, SweepConfig
 from ftframe.signatures import check_arguments
+from ftframe.sweep.sampling import NumberedSampler, WholeGrid
 from ftframe.sweep.space import Parameter
 
 _SURPLUS = "ftframe:surplus"
+_OPENING_WAITS = (0.2, 0.5, 1.0, 0.0)
+"""Seconds between attempts to open a storage."""
 
 _PRUNERS = {
     Pruner.none: optuna.pruners.NopPruner,
@@ -33,7 +38,7 @@ _SAMPLERS = {
     Sampler.random: optuna.samplers.RandomSampler,
     Sampler.gp: optuna.samplers.GPSampler,
     Sampler.cmaes: optuna.samplers.CmaEsSampler,
-    Sampler.grid: optuna.samplers.GridSampler,
+    Sampler.grid: WholeGrid,
 }
 
 
@@ -62,6 +67,8 @@ class SharedStudy:
             raise ConfigError("sweep.pruner: Optuna prunes by one objective; sweep.objectives has several.")
         self._distributions = {parameter.key: parameter.distribution for parameter in space}
         self._n_trials = settings.n_trials
+        if settings.sampler is Sampler.grid:
+            self._n_trials = min(settings.n_trials, math.prod(len(parameter.grid()) for parameter in space))
         self._storage = _open_storage(settings, folder)
         try:
             self.study = optuna.create_study(
@@ -132,23 +139,31 @@ def _open_storage(settings: SweepConfig, folder: Path) -> RDBStorage:
     hook = "heartbeat_stale_trial_callback" if renamed else "failed_trial_callback"
     retry: Any = getattr(optuna.storages, "RetryHeartbeatStaleTrialCallback" if renamed else "RetryFailedTrialCallback")
     waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        return RDBStorage(
-            url,
-            engine_kwargs=waits,
-            heartbeat_interval=settings.heartbeat_seconds,
-            grace_period=2 * settings.heartbeat_seconds,
-            **{hook: retry()},
-        )
-    except (OptunaError, SQLAlchemyError, ImportError, ValueError) as error:
-        raise ConfigError(f"sweep.storage={redact(url)}: {type(error).__name__}: {redact(str(error))}") from error
+    arguments: dict[str, Any] = {
+        "engine_kwargs": waits,
+        "heartbeat_interval": settings.heartbeat_seconds,
+        "grace_period": 2 * settings.heartbeat_seconds,
+        hook: retry(),
+    }
+    for wait in _OPENING_WAITS:
+        try:
+            return RDBStorage(url, **arguments)
+        except (OptunaError, SQLAlchemyError, ImportError, ValueError) as error:
+            # Two processes that find an empty database both make its tables, and one of them fails.
+            if isinstance(error, DBAPIError) and wait:
+                time.sleep(wait)
+                continue
+            shown = f"sweep.storage={redact(url)}: {type(error).__name__}: {redact(str(error))}"
+            raise ConfigError(shown) from error
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _build_sampler(settings: SweepConfig, space: Sequence[Parameter]) -> Any:
-    arguments: dict[str, Any] = {"seed": settings.seed, **settings.sampler_args}
-    if settings.sampler is Sampler.grid:
-        arguments["search_space"] = {parameter.key: parameter.grid() for parameter in space}
-    return _build(_SAMPLERS[settings.sampler], arguments, "sweep.sampler_args")
+    kind, key = _SAMPLERS[settings.sampler], "sweep.sampler_args"
+    if settings.sampler is Sampler.grid:  # its seed is the order of the grid, and has to stay
+        grid = {parameter.key: parameter.grid() for parameter in space}
+        return _build(kind, {"seed": settings.seed, **settings.sampler_args, "search_space": grid}, key)
+    return NumberedSampler(lambda seed: _build(kind, {**settings.sampler_args, "seed": seed}, key), settings.seed)
 
 
 def _build(kind: Any, arguments: dict[str, Any], key: str) -> Any:

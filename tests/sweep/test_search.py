@@ -60,7 +60,7 @@ def test_samplers(sampler: str, further, sweep, tmp_path: Path) -> None:
 
 
 def test_a_grid_sampler_tries_everything_once(sweep, tmp_path: Path) -> None:
-    grid = ("hydra/sweeper=optuna", "peft.r=range(2,5)", "seed=0,1", "sweep.sampler=grid", "sweep.n_trials=6")
+    grid = ("hydra/sweeper=optuna", "peft.r=range(2,5)", "seed=0,1", "sweep.sampler=grid", "sweep.n_trials=50")
     code, output = sweep(*grid)
     assert code == 0, output
     found = {tuple(t["overrides"].values()) for t in records(tmp_path / "sweep")}
@@ -121,9 +121,11 @@ def test_a_killed_study_goes_on_with_the_same_trials(start, tmp_path: Path) -> N
     before = records(folder)[0]["overrides"]
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
+    resumed = start(*overrides)
+    wait_for(lambda: len(starts(folder)) == 2)
     (folder / "go").touch()
-    code = (resumed := start(*overrides)).wait(timeout=120)
-    assert code == 0, resumed.stdout.read()
+    output, _ = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, output
     assert records(folder)[0]["overrides"] == before
     assert [t["attempts"] for t in records(folder)] == [2, 1, 1]
     told = trials_of(f"sqlite:///{folder / 'study.db'}")

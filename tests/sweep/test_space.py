@@ -37,7 +37,7 @@ def test_space(override: str, distribution) -> None:
 CHOICES = {
     "lists": ("a=[1,2],[3]", ["[1,2]", "[3]"]),
     "nodes": ("a={b:1},{b:2}", ["{b:1}", "{b:2}"]),
-    "equal numbers": ("a=1,1.0,true", ["1", "1.0", "true"]),
+    "equal numbers": ("a=1,1.0,true", ["1", "1.0", "True"]),
     "quoted": ("a='x,y',z", ["'x,y'", "z"]),
     "null": ("a=null,1", ["null", "1"]),
 }
@@ -63,7 +63,7 @@ BAD = {
 
 @pytest.mark.parametrize(("overrides", "message"), BAD.values(), ids=BAD)
 def test_bad_space(overrides, message: str) -> None:
-    with pytest.raises(ConfigError, match="(?s).*") as caught:
+    with pytest.raises(ConfigError) as caught:
         space(*overrides)
     assert message in str(caught.value)
 
