@@ -58,7 +58,7 @@ class NumberedSampler(BaseSampler):
 
 
 class WholeGrid(GridSampler):
-    """Optuna's grid without its end, which stops a loop of Optuna's own: `sweep.n_trials` is held to its size instead."""
+    """Optuna's grid, which would stop Optuna's own loop at its end; `sweep.n_trials` is held to its size instead."""
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """As `BaseSampler`: there is nothing to do."""

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,8 @@ QUICK = (
     "trainer.enable_progress_bar=false",
     "trainer.log_every_n_steps=1",
     "baseline=false",
+    "data.max_length=128",
+    "metrics=none",
 )
 
 MODEL = """path: pkg://ftframe.embedded/tiny
@@ -94,15 +95,8 @@ def test_all_ranks_of_a_trial_train_with_the_same_values(tmp_path: Path) -> None
     space = ("hydra/sweeper=optuna", "optim.lr=tag(log,interval(1e-5,1e-2))", "sweep.n_trials=2")
     quick = [override for override in QUICK if override != "trainer=cpu"]
     (tmp_path / "sitecustomize.py").write_text(RECORD)
-    done = run(
-        *ddp,
-        *space,
-        *quick,
-        "sweep.dir=sweep",
-        cwd=tmp_path,
-        PYTHONPATH=str(tmp_path),
-        RANKS=str(tmp_path / "ranks.txt"),
-    )
+    seen = {"PYTHONPATH": str(tmp_path), "RANKS": str(tmp_path / "ranks.txt")}
+    done = run(*ddp, *space, *quick, "sweep.dir=sweep", cwd=tmp_path, **seen)
     assert done.returncode == 0, done.stdout + done.stderr
     told = [line.split() for line in (tmp_path / "ranks.txt").read_text().splitlines()]
     for record in records(tmp_path / "sweep"):
@@ -111,27 +105,16 @@ def test_all_ranks_of_a_trial_train_with_the_same_values(tmp_path: Path) -> None
 
 
 def test_a_bad_trial_is_pruned_while_it_trains(tmp_path: Path) -> None:
-    space = ("hydra/sweeper=optuna", "optim.lr=choice(3e-3,1e-9)", "sweep.sampler=grid", "sweep.seed=SEED")
+    # With this seed the grid begins with 3e-3; the median of those before is what the second is held against.
+    space = ("hydra/sweeper=optuna", "optim.lr=choice(3e-3,1e-9)", "sweep.sampler=grid", "sweep.seed=0")
     pruner = ("sweep.pruner=median", "+sweep.pruner_args.n_startup_trials=1", "peft=lora")
-    often = ("trainer.max_steps=6", "trainer.val_check_interval=1", "trainer.max_epochs=6")
-    for seed in (0, 1):
-        chosen = [override.replace("SEED", str(seed)) for override in space]
-        done = run(*chosen, *pruner, *QUICK, *often, f"sweep.dir=sweep{seed}", cwd=tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-    states = {}
-    for seed in (0, 1):
-        for record in records(tmp_path / f"sweep{seed}"):
-            steps = json.loads((tmp_path / f"sweep{seed}" / record["folder"] / "metrics.json").read_text())
-            states[seed, record["number"]] = (
-                record["overrides"]["optim.lr"],
-                record["state"],
-                steps["optimizer_steps"],
-            )
-            assert (tmp_path / f"sweep{seed}" / record["folder"] / "manifest.json").is_file()
-    # Whichever order the grid has, the trial that learns nothing is pruned if it comes second.
-    pruned = [(lr, steps) for lr, state, steps in states.values() if state == "pruned"]
-    assert all(lr == 1e-9 and steps < 6 for lr, steps in pruned), states
-    assert Counter(state for _, state, _ in states.values())["pruned"] >= 1, states
+    done = run(*space, *pruner, *QUICK, "trainer.max_steps=4", "sweep.dir=sweep", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    good, bad = records(tmp_path / "sweep")
+    assert [(t["overrides"]["optim.lr"], t["state"]) for t in (good, bad)] == [(3e-3, "done"), (1e-9, "pruned")]
+    assert [t["values"]["optimizer_steps"] for t in (good, bad)] == [4, 2]
+    assert bad["values"]["val/loss"] > good["values"]["val/loss"] > 0
+    assert (tmp_path / "sweep" / bad["folder"] / "manifest.json").is_file()
 
 
 def test_metrics_csv_is_what_the_table_reads(tmp_path: Path) -> None:
