@@ -77,6 +77,7 @@ class SweepFolder:
         for name in ("trials", "runs", "logs"):
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self.private.mkdir(mode=0o700, exist_ok=True)
+        self.private.chmod(0o700)
 
     @property
     def private(self) -> Path:
@@ -154,7 +155,7 @@ def open_sweep(folder: SweepFolder, asked: Mapping[str, Any]) -> bool:
         _refuse_changes(folder, json.loads(file.read_text(encoding="utf-8")), content)
         folder.prepare()
         return True
-    if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
+    if folder.path.is_file() or (folder.path.is_dir() and {*folder.path.iterdir()} - {folder.private}):
         raise ConfigError(f"sweep.dir={folder.path} holds something that is no sweep. Choose another folder.")
     folder.prepare()
     write_json(file, content)

@@ -21,6 +21,9 @@ from ftframe.sweep.progress import Lines, LiveTable
 from ftframe.sweep.records import State, SweepFolder, Trial, open_sweep
 from ftframe.sweep.scheduler import WITH_MANIFEST, Scheduler, Source
 
+_MOST_JOBS = 1000
+"""Jobs in a cluster's queue at a time, if `sweep.max_parallel` says nothing."""
+
 _TRIED = 64
 """Combinations of choices that are composed to find one that can run."""
 
@@ -122,10 +125,18 @@ def build_engine(plan: Plan) -> Engine:
     Raises:
         ConfigError: If the launcher is none of ftframe's, or this machine has too few GPUs.
     """
-    settings = plan.settings
-    if plan.launcher.get("engine") == "local":
+    settings, launcher = plan.settings, plan.launcher
+    if launcher.get("engine") == "local":
         return build_local_engine(settings.max_parallel, settings.gpus_per_trial, settings.grace_seconds)
-    raise ConfigError(f"hydra.launcher={plan.launcher}: use hydra/launcher=local.")
+    from ftframe.sweep import clusters
+
+    if launcher.get("engine") == "ray":
+        return clusters.build_ray_engine(launcher, max_parallel=settings.max_parallel)
+    if launcher.get("engine") == "submitit":
+        at_a_time = settings.max_parallel or (1 if launcher["cluster"] == "local" else _MOST_JOBS)
+        jobs = plan.folder / ".private" / "submitit"
+        return clusters.build_submitit_engine(launcher, jobs, max_parallel=at_a_time, gpus=settings.gpus_per_trial)
+    raise ConfigError(f"hydra.launcher={launcher}: choose hydra/launcher=local, ray, submitit_local or submitit_slurm.")
 
 
 class only_sweep:  # noqa: N801 (used as a function)
