@@ -9,14 +9,16 @@ from typing import Any
 import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ftframe.compose import targets
 from ftframe.console import progress
 from ftframe.data.datamodule import SFTDataModule
-from ftframe.errors import ConfigError
+from ftframe.errors import ConfigError, did_you_mean
 from ftframe.metrics.generation import Answer, Generate, Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
+from ftframe.models.base_fingerprint import fingerprint_base
 from ftframe.models.isolation import check_isolation
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision, resolve_precision
@@ -90,6 +92,7 @@ def check_cell(cfg: Any) -> None:
     Raises:
         ConfigError: If they refuse, or the two do not train together on this device.
     """
+    build_optimizer(cfg.optim, [torch.nn.Parameter(torch.zeros(1, 1))])
     quantization_config = build(cfg.quant, "quant") if cfg.quant is not None else None
     if cfg.peft is not None:
         check_adapter(build(cfg.peft, "peft"), quantization_config, on_gpu=on_gpu(cfg.trainer.accelerator))
@@ -125,6 +128,11 @@ def on_gpu(accelerator: str) -> bool:
     return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
+def device_name(accelerator: str) -> str:
+    """The kind of device that Lightning's `accelerator` flag means on this machine."""
+    return torch.cuda.get_device_name() if on_gpu(accelerator) and torch.cuda.is_available() else "cpu"
+
+
 def base_spec(cfg: Any) -> BaseSpec:
     """Which base model the config asks for; a local folder becomes absolute, so that it is found again."""
     model = cfg.model
@@ -143,6 +151,16 @@ def base_spec(cfg: Any) -> BaseSpec:
 
 def _absolute(path: str, init: str) -> str:
     return path if init == "random" else resolve_path(path)
+
+
+def base_fingerprint(cfg: Any, precision: Precision) -> str:
+    """Which weights the run starts from.
+
+    Raises:
+        ConfigError: If they are not found, or are pickles.
+    """
+    device_type = "cuda" if on_gpu(cfg.trainer.accelerator) else "cpu"
+    return fingerprint_base(base_spec(cfg), dtype=precision.base_dtype, device_type=device_type)
 
 
 def precision_of(cfg: Any) -> Precision:
@@ -168,6 +186,10 @@ def check_attention(cfg: Any, config: Any, precision: Precision) -> None:
     """
     if cfg.model.attn_implementation == "flex_attention" and not on_gpu(cfg.trainer.accelerator):
         raise ConfigError("model.attn_implementation=flex_attention cannot train on a CPU. Use sdpa or eager.")
+    name, known = cfg.model.attn_implementation, sorted({*ALL_ATTENTION_FUNCTIONS.valid_keys(), "eager", VARLEN})
+    if name not in known and "/" not in name:  # with a slash it is a kernel of the hub
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"model.attn_implementation={name}: there is none.{hint}\nAllowed: {', '.join(known)}.")
     if cfg.model.attn_implementation == VARLEN:
         device = torch.device("cuda" if on_gpu(cfg.trainer.accelerator) else "cpu")
         check_varlen(config, device, precision.compute_dtype)
@@ -219,13 +241,20 @@ def build_model(cfg: Any, precision: Precision, device: torch.device) -> Any:
 
 
 def build_optimizer(node: Any, parameters: Sequence[torch.nn.Parameter]) -> Any:
-    """The optimizer; weight decay reaches matrices only, not norms and biases, as is usual."""
+    """The optimizer; weight decay reaches matrices only, not norms and biases, as is usual.
+
+    Raises:
+        ConfigError: If its class refuses the arguments.
+    """
     matrices = [p for p in parameters if p.ndim >= 2]
     others = [p for p in parameters if p.ndim < 2]
     groups: list[dict[str, Any]] = [{"params": matrices}]
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
-    return build(node, "optim")(groups)
+    try:
+        return build(node, "optim")(groups)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optim: {type(error).__name__}: {error}") from error
 
 
 def build_metrics(nodes: Sequence[Any]) -> dict[str, Any]:
@@ -247,7 +276,9 @@ def answerer(tokenizer: Any, sampling: Sampling, *, batch_size: int) -> Generate
     return generate
 
 
-def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any) -> Any:
+def build_trainer(
+    cfg: Any, precision: Precision, *, callbacks: list[Any], logger: Any, plugins: Sequence[Any] = ()
+) -> Any:
     """Lightning's Trainer with the flags of `cfg.trainer`."""
     return build(
         cfg.trainer,
@@ -255,6 +286,7 @@ def build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any], logge
         precision=precision.trainer,
         callbacks=callbacks,
         logger=logger,
+        plugins=list(plugins),
         default_root_dir=cfg.output_dir,
         enable_checkpointing=False,  # Lightning's default one; ours are added when the number of steps is known
         deterministic=cfg.deterministic,

@@ -12,6 +12,7 @@ from typing import Any
 
 from ftframe import __version__
 from ftframe.errors import FtframeError, did_you_mean
+from ftframe.redaction import learn_override, redact_text
 
 CONFIGURED = {
     "fit": "train an adapter or a whole model, and measure it before and after",
@@ -23,6 +24,7 @@ CONFIGURED = {
 
 PLAIN = {
     "doctor": "check that this machine can train",
+    "leaderboard": "rank the trials of a sweep, or of several: leaderboard outputs/multirun/<sweep>",
     "plugins": "list what is installed, start a plugin (plugins new NAME), check one (plugins check NAME)",
 }
 """Commands with arguments of their own."""
@@ -50,32 +52,30 @@ _REFERENCE = re.compile(r"(\\*)\$\{")
 _QUOTED = re.compile(r"""(['"])(?:\\.|(?!\1)[^\\])*\1""", re.DOTALL)
 _QUOTE_OR_END = re.compile(r'(\\*)("|\Z)')
 
-OUT_OF_MEMORY = (
-    "error: out of memory. Lower data.batch_size (and raise trainer.accumulate_grad_batches by as much), lower "
-    "data.max_length, set gradient_checkpointing=true, or quantise the base: peft=qlora."
-)
-
 
 def main() -> None:
     """Run the command line and leave with the exit code of its outcome."""
+    for argument in sys.argv[1:]:
+        learn_override(argument)
     try:
         sys.exit(_dispatch(sys.argv[1:]))
     except FtframeError as error:
         if os.environ.get("FTFRAME_TRACEBACK"):
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+            _print_traceback()
+        print(redact_text(f"error: {error}"), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as leaving:
         sys.exit(_exit_code(leaving))
-    except Exception as error:
-        traceback.print_exc()
-        if _is_out_of_memory(error):
-            print(OUT_OF_MEMORY, file=sys.stderr)
-            sys.exit(4)
+    except Exception:
+        _print_traceback()
         sys.exit(1)
+
+
+def _print_traceback() -> None:
+    print(redact_text(traceback.format_exc()), end="", file=sys.stderr)
 
 
 def _exit_code(leaving: SystemExit) -> Any:
@@ -111,6 +111,7 @@ def _completed_command() -> str | None:
 
 def _run_configured(arguments: list[str]) -> int:
     from ftframe import compose
+    from ftframe.resumption import with_overrides_of_run
     from ftframe.sweep import multirun, trial
 
     command = arguments[0].removeprefix("--config-name=")
@@ -121,7 +122,10 @@ def _run_configured(arguments: list[str]) -> int:
         _execute(command, frozen)
         return 0
     # Lightning starts the other ranks from sys.argv, so the command has to stay in it, in Hydra's own spelling.
-    sys.argv[1:] = [f"--config-name={command}", *(_quote_prompt(argument) for argument in arguments[1:])]
+    overrides = [_quote_prompt(argument) for argument in arguments[1:]]
+    if command == "fit":
+        overrides = with_overrides_of_run(overrides)
+    sys.argv[1:] = [f"--config-name={command}", *overrides]
     multirun.register()
     compose.run(lambda cfg: _execute(command, cfg), command)
     return _run_sweep() if multirun.MultirunSweeper.planned else 0
@@ -137,13 +141,19 @@ def _run_sweep() -> int:
 def _execute(command: str, cfg: Any) -> None:
     """Show the config at once, then import the plugins that it names, then the libraries, and run."""
     from ftframe import compose, console
+    from ftframe.out_of_memory import explain_out_of_memory, is_out_of_memory
 
     console.capture_library_logs()
     console.print_config(cfg)
     compose.check_names(cfg)
     task = _task(command)
     console.quieten_libraries()
-    task(cfg)
+    try:
+        task(cfg)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise explain_out_of_memory(error, cfg) from error
 
 
 def _task(command: str) -> Any:
@@ -186,8 +196,3 @@ def _usage() -> str:
 def _table(rows: Mapping[str, str]) -> str:
     width = max(map(len, rows)) + 2
     return "\n".join(f"  {name:<{width}}{text}" for name, text in rows.items())
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether the host or the device ran out of memory, told without importing torch."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import sys
@@ -20,11 +19,12 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
 from ftframe import config_folders, search_path
+from ftframe.composed import check_values
 from ftframe.config_folders import BUILT_IN
-from ftframe.errors import ConfigError, did_you_mean
+from ftframe.errors import ConfigError, FtframeError, did_you_mean
 from ftframe.extensions import check_named
-from ftframe.runs import new_run_id
-from ftframe.schema import SCHEMAS, FitConfig, TaskConfig
+from ftframe.runs import FolderTakenError, new_run_id
+from ftframe.schema import SCHEMAS, TaskConfig
 
 TARGET_PREFIXES = (
     "torch.optim.",
@@ -36,6 +36,10 @@ TARGET_PREFIXES = (
     "ftframe.",
 )
 """Where a `_target_` may point: instantiating one calls it, so a config could otherwise run anything."""
+
+_RUN_ID = "ftframe.run_id"
+_DRAWS = 20
+"""Names that a run draws for its folder. Of runs that start in one second, two have the same in one of 456,976."""
 
 
 def run(task: Callable[[Any], None], command: str) -> None:
@@ -50,7 +54,8 @@ def run(task: Callable[[Any], None], command: str) -> None:
 
     def run_cell(cfg: DictConfig) -> None:
         try:
-            task(check(cfg))
+            _refuse_other_command(cfg, command)
+            _run_in_own_folder(task, cfg)
         except Exception as error:  # kept from Hydra, which would stop a grid at its first failure
             failures.append(error)
 
@@ -74,11 +79,26 @@ def explained(command: str) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error
-    except (AssertionError, AttributeError, TypeError, ValueError) as error:  # a value where Hydra expects a node
+    except FtframeError:
+        raise
+    except Exception as error:  # whatever Hydra trips over, as a value where it expects a node; no task has run
         raise ConfigError(
             f"These overrides do not compose: {' '.join(sys.argv[2:])}\n{type(error).__name__}: {error}\n"
             "Is a whole group set to a value? Choose one of its options, such as peft=none."
         ) from error
+
+
+def _run_in_own_folder(task: Callable[[Any], None], cfg: DictConfig) -> None:
+    """Check the config and run the task; where another run has the drawn name of the folder, draw the next."""
+    as_typed: Any = OmegaConf.to_container(cfg)
+    is_drawn = _RUN_ID in str(as_typed.get("output_dir"))
+    for draws_left in reversed(range(_DRAWS if is_drawn else 1)):
+        try:
+            task(check(cfg))  # which draws the name
+            return
+        except FolderTakenError:
+            if not draws_left:
+                raise
 
 
 def _refuse_keys_of_no_data(command: str, arguments: Sequence[str]) -> None:
@@ -101,8 +121,8 @@ def _register() -> None:
     for command, schema in SCHEMAS.items():
         store.store(name=f"{command}_schema", node=schema, provider="ftframe")
     store.store(group="hydra/help", name="ftframe", node=_HELP, provider="ftframe")
-    if not OmegaConf.has_resolver("ftframe.run_id"):
-        OmegaConf.register_new_resolver("ftframe.run_id", new_run_id, use_cache=True)
+    if not OmegaConf.has_resolver(_RUN_ID):
+        OmegaConf.register_new_resolver(_RUN_ID, new_run_id, use_cache=True)
 
 
 _HELP = {
@@ -160,9 +180,7 @@ def resolve(typed: DictConfig) -> DictConfig:
                 f"{key}={target} is not allowed: a config may only build objects from "
                 f"{', '.join(prefix.rstrip('.') for prefix in TARGET_PREFIXES)}."
             )
-    _check_ranges(typed)
-    if isinstance(SCHEMAS[typed.command](), FitConfig):
-        _check_cell(typed)
+    check_values(typed)
     return typed
 
 
@@ -172,6 +190,20 @@ def _schema(command: str) -> DictConfig:
     schema = OmegaConf.structured(SCHEMAS[command])
     assert isinstance(schema, DictConfig)
     return schema
+
+
+def _refuse_other_command(cfg: DictConfig, command: str) -> None:
+    """Refuse a config that is not the command's own, as by `--config-name` or `command=`.
+
+    Raises:
+        ConfigError: If it is so.
+    """
+    as_typed: Any = OmegaConf.to_container(cfg)
+    if as_typed.get("command") != command:
+        raise ConfigError(
+            f"command={as_typed.get('command')} in a config of '{command}': the command is the first word after "
+            f"ftframe ({', '.join(SCHEMAS)}), and neither command=... nor --config-name changes it."
+        )
 
 
 def _type_tasks(cfg: Any) -> None:
@@ -202,73 +234,6 @@ def check_names(cfg: DictConfig) -> None:
     check_named(OmegaConf.to_container(cfg))
 
 
-_AT_LEAST = {
-    **dict.fromkeys(("data.shuffle_buffer", "data.mixing.epoch_size"), 1),
-    **dict.fromkeys(("data.batch_size", "data.eval_batch_size", "batch_size"), 1),
-    **dict.fromkeys(("data.max_new_tokens", "max_new_tokens"), 1),
-    **dict.fromkeys(
-        ("data.num_workers", "data.generate_examples", "examples", "checkpoint.every_n_steps", "temperature"), 0
-    ),
-    "data.max_length": 2,
-}
-_SHARES = ("data.validation_fraction", "top_p")
-_FROM_0_TO_1 = ("data.max_bad_fraction",)
-
-
-def _check_ranges(cfg: DictConfig) -> None:
-    """Refuse numbers that mean nothing."""
-    for key, value in _values(cfg, _AT_LEAST):
-        least = _AT_LEAST[_of_all_tasks(key)]
-        if not value >= least:
-            raise ConfigError(f"{key}={value}: a number of at least {least} is needed.")
-    for key, value in _values(cfg, _SHARES):
-        if not 0 < value <= 1:
-            raise ConfigError(f"{key}={value}: a share above 0 and at most 1 is needed.")
-    for key, value in _values(cfg, _FROM_0_TO_1):
-        if not 0 <= value <= 1:
-            raise ConfigError(f"{key}={value}: a share from 0 to 1 is needed.")
-    temperature = OmegaConf.select(cfg, "data.mixing.temperature")
-    if temperature is not None and not 0 < temperature < math.inf:
-        raise ConfigError(f"data.mixing.temperature={temperature}: a number above 0 is needed.")
-
-
-def _values(cfg: DictConfig, keys: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """The keys that have a value, those of `data` in each of its tasks too."""
-    tasks = OmegaConf.select(cfg, "data.tasks") or {}
-    for key in keys:
-        of_tasks = [key.replace("data.", f"data.tasks.{task}.", 1) for task in tasks if key.startswith("data.")]
-        for place in (key, *of_tasks):
-            value = OmegaConf.select(cfg, place)
-            if value is not None:
-                yield place, value
-
-
-def _of_all_tasks(key: str) -> str:
-    """A key of one task as the key of that name in `data`."""
-    return re.sub(r"^data\.tasks\.[^.]+\.", "data.", key)
-
-
-def _check_cell(cfg: DictConfig) -> None:
-    """Refuse combinations of peft and quant that cannot train."""
-    for group in ("peft", "quant"):
-        node = cfg[group]
-        if node is not None and "_target_" not in node:
-            raise ConfigError(
-                f"{group}=none, but an experiment or an override sets {', '.join(f'{group}.{key}' for key in node)}. "
-                "Choose what they belong to, or leave them out."
-            )
-    if cfg.require_quant and cfg.quant is None:
-        raise ConfigError(
-            "peft=qlora is LoRA on a quantised base, and quant=none leaves the base as it is. "
-            "Use quant=4bit or quant=8bit, or peft=lora."
-        )
-    if cfg.peft is None and cfg.quant is not None:
-        raise ConfigError(
-            "peft=none trains every weight, and quantised weights cannot be trained. "
-            "Use quant=none, or an adapter: peft=lora, peft=qlora or peft=dora."
-        )
-
-
 def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Every `_target_` below a node, with its key; values are read as they stand, never resolved."""
     if OmegaConf.is_config(node):
@@ -297,6 +262,10 @@ def explain_key(error: OmegaConfBaseException, schema: DictConfig, *, prefix: st
     return f"{prefix}{key}: {reason}"
 
 
+_ABOUT_A_KEY = re.compile(r"\n\s*(full_key|object_type|reference_type)[:=][^\n]*")
+"""Lines that OmegaConf adds to its messages."""
+
+
 def _explain(error: Exception, command: str) -> str:
     """A message for an override that Hydra could not apply."""
     overrides = [argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"]
@@ -308,8 +277,12 @@ def _explain(error: Exception, command: str) -> str:
     match = re.search(r"Could not override '([^']+)'", str(error))
     if match:
         return _explain_override(match.group(1), command, overrides)
-    cause = re.split(r"\n\s*full_key", f"\n{error.__cause__}")[0] if error.__cause__ else ""
-    return f"{error}{cause}".strip()
+    cause = error.__cause__ or error.__context__
+    found = re.match(r"In '([^']+)': ConfigKeyError", str(error))
+    if found and isinstance(cause, OmegaConfBaseException):
+        hint = "\nIf it is no option of that group, it begins with: # @package _global_" * (cause.key == "experiment")
+        return f"In '{found[1]}': {explain_key(cause, _schema(command))}{hint}"
+    return _ABOUT_A_KEY.sub("", f"{error}\n{error.__cause__ or ''}").strip()
 
 
 def _left_out() -> list[str]:

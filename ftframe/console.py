@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from ftframe.runs import is_first_rank, redact
+from ftframe.redaction import RedactingFormatter, redact
+from ftframe.runs import is_first_rank
 
 console = Console(quiet=not is_first_rank(), highlight=False)
 _BUFFER = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1)
@@ -55,7 +56,7 @@ def write_logs_to(path: Path) -> None:
     if not is_first_rank():
         return
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if _BUFFER.target is not None:
         _BUFFER.target.close()
     _BUFFER.setTarget(handler)
@@ -118,9 +119,9 @@ def print_results(baseline: Mapping[str, float] | None, final: Mapping[str, floa
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, title: str) -> None:
     """A table, numbers on the right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index and name else "left")
+        table.add_column(escape(name), justify="right" if index and name else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)

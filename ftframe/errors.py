@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class FtframeError(Exception):
@@ -31,9 +32,33 @@ class PluginError(FtframeError):
 
 
 class NonFiniteError(FtframeError):
-    """The loss became NaN or infinite."""
+    """The loss or a gradient became NaN or infinite.
+
+    Attributes:
+        facts: The step, the numbers, and the rows that were trained on, for a report.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, facts: Mapping[str, Any] | None = None) -> None:
+        """Keep what is known beside the message."""
+        super().__init__(message)
+        self.facts = dict(facts or {})
+
+
+class OutOfMemoryError(FtframeError):
+    """The device or the host has not enough memory for this configuration."""
+
+    exit_code = 4
+
+
+class Interrupted(FtframeError):  # noqa: N818 (nothing is wrong)
+    """A signal ended the command."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        """Keep the signal's number: a shell expects 128 more than that."""
+        super().__init__(message)
+        self.exit_code = 128 + signum
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -25,9 +25,9 @@ KNOWN_BAD = (
     ("lightning", "==2.6.2", "malware on the index; rotate every secret that this machine holds"),
     ("lightning", "==2.6.3", "malware on the index; rotate every secret that this machine holds"),
     ("lightning", "<=2.6.5", "CVE-2026-58659"),
-    ("torch", "<2.10", "older than the tested models and kernels"),
-    ("transformers", "<5.5", "older than the tested model and quantization interfaces"),
-    ("hydra-core", "<1.3.6", "older than the tested override grammar"),
+    ("torch", "<2.10", "CVE-2026-24747, and older than the tested models and kernels"),
+    ("transformers", "<5.5", "CVE-2026-4372 and CVE-2026-5241, and older than what is tested"),
+    ("hydra-core", "<1.3.6", "GHSA-37p2, and older than the tested override grammar"),
 )
 
 

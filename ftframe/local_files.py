@@ -44,6 +44,24 @@ def local_source(name: str) -> str:
     return f"{path} (sha256 {hashlib.sha256(path.expanduser().read_bytes()).hexdigest()})"
 
 
+def expanded(path: str, *, key: str) -> Path:
+    """A path with the home folder written out, which the system can be asked about.
+
+    Args:
+        path: As the config gives it.
+        key: The key that gives it, for messages.
+
+    Raises:
+        ConfigError: If it names the home of no one, is too long, or lies where this user may not look.
+    """
+    try:
+        file = Path(path).expanduser()
+        file.exists()
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"{key}={path}: {getattr(error, 'strerror', None) or error}") from error
+    return file
+
+
 def _parts(name: str) -> tuple[Path, str]:
     """The file and the attribute."""
     path, _, attribute = name.rpartition(":")
@@ -51,7 +69,7 @@ def _parts(name: str) -> tuple[Path, str]:
 
 
 def _existing(path: Path, *, name: str, key: str) -> Path:
-    file = path.expanduser()
+    file = expanded(str(path), key=key)
     if file.is_file():
         return file.resolve()
     near = [found.name for found in file.parent.glob("*.py")] if file.parent.is_dir() else []

@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from ftframe.api import PromptTemplate
+from ftframe.api import PromptTemplate, Row
 from ftframe.assembly import answerer, base_spec, build_metrics, pad_token_id, plain
 from ftframe.console import progress
 from ftframe.data.cache import default_cache_dir
@@ -26,6 +25,7 @@ from ftframe.data.streaming import Stream
 from ftframe.data.task_data import BadRowPolicy, PreparedTask, Prompt, TaskSource
 from ftframe.data.tokenizing import Limit, tokenize_rows
 from ftframe.errors import ConfigError
+from ftframe.local_files import expanded
 from ftframe.metrics.generation import GenerationMetrics, Sampling, try_metric
 from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.varlen_attention import VARLEN
@@ -90,6 +90,18 @@ class PreparedData:
     def rejected(self) -> list[dict[str, str]]:
         """Rows left out, each with split, place, reason and detail."""
         return [row for task in self.tasks for row in task.rejected]
+
+    def where(self, row: int | str) -> str:
+        """Where a training example comes from: its file and row; of a stream, what is given says so."""
+        if isinstance(row, str):
+            return row
+        for task in self.trained:
+            assert isinstance(task.train, Examples)
+            if row < len(task.train):
+                found: Row = task.rows["train"][task.train.rows[row] - 1]
+                return found.where
+            row -= len(task.train)
+        raise IndexError(row)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -236,7 +248,7 @@ def task_source(name: str, node: Any, data: Any, *, template: PromptTemplate, to
             "tokenising": fingerprint_source(tokenize_rows),
             "libraries": " ".join(f"{name} {version(name)}" for name in ("tokenizers", "transformers")),
         },
-        cache_dir=(Path(data.cache_dir).expanduser() if data.cache_dir else default_cache_dir())
+        cache_dir=(expanded(data.cache_dir, key="data.cache_dir") if data.cache_dir else default_cache_dir())
         if data.cache
         else None,
     )

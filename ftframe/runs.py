@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
-import re
 import secrets
 import string
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from ftframe.api import Conversation
+from ftframe.durable_files import PARTIAL, sha256_of_files, write_json, write_text
 from ftframe.errors import ConfigError
+from ftframe.redaction import redact, redact_overrides
+
+CONFIG = "config.yaml"
+OVERRIDES = "overrides.yaml"
+MANIFEST = "manifest.json"
+"""The last file of a run: where it stands, the run is complete."""
+
+LOCK = ".lock"
 
 RUN_DIR_VARIABLE = "FTFRAME_RUN_DIR"
 """Set by the first process of a run, so that the ranks it starts use the same folder."""
@@ -40,12 +49,10 @@ _PACKAGES = (
     "omegaconf",
 )
 _typed: list[str] | None = None
-_SECRET_NAMES = r"(?:api_?key|password|secret|access_?token|auth_?token|hf_?token|token)"
-_SECRET = re.compile(rf"(^|[_.]){_SECRET_NAMES}$", re.IGNORECASE)
-_INLINE_SECRET = re.compile(rf"((?:[{{,\s_.]){_SECRET_NAMES}\s*:\s*)[^,}}]+", re.IGNORECASE)
-"""A secret within the value of an override: `logger={_target_:...,api_key:...}`."""
-_CREDENTIALS = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^/@:\s]*:)[^/@\s]+@", re.IGNORECASE)
-"""The password of an URL."""
+
+
+class FolderTakenError(ConfigError):
+    """The run folder is another run's."""
 
 
 def new_run_id() -> str:
@@ -59,21 +66,70 @@ def is_first_rank() -> bool:
     return all(os.environ.get(name, "0") in ("0", "") for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def create_run_folder(output_dir: str) -> Path:
-    """The run's folder, made by the first rank and found by the others.
+@contextmanager
+def new_run_folder(output_dir: str) -> Iterator[Path]:
+    """A run's folder, to this run alone: made by the first rank and found by the others.
 
     Raises:
-        ConfigError: If the folder exists already and holds something.
+        FolderTakenError: If the folder holds something already, or another process is at work in it.
+        ConfigError: If it cannot be made.
     """
     if not is_first_rank():
-        shared = os.environ.get(RUN_DIR_VARIABLE, output_dir)
-        return Path(shared)
-    folder = Path(output_dir).expanduser().resolve()
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ConfigError(f"output_dir={output_dir} exists already and nothing is overwritten. Choose another folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ[RUN_DIR_VARIABLE] = str(folder)
+        yield Path(os.environ.get(RUN_DIR_VARIABLE, output_dir))
+        return
+    folder = _made(output_dir)
+    with claimed(folder):
+        _refuse_used(folder, output_dir)  # not before: whoever has claimed it may be about to write
+        os.environ[RUN_DIR_VARIABLE] = str(folder)
+        yield folder
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[Path]:
+    """The folder to this run alone, until the process ends in whatever way.
+
+    Raises:
+        FolderTakenError: If another process is at work in it.
+    """
+    if not is_first_rank():
+        yield folder
+        return
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise FolderTakenError(
+            f"Another process is at work in {folder}. Wait until it has ended, or choose another folder: output_dir=..."
+        ) from error
+    try:
+        yield folder
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _made(output_dir: str) -> Path:
+    try:
+        folder = Path(output_dir).expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise _taken(output_dir) from error
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a NUL, a name too long, a file on the way
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"output_dir={output_dir}: the folder cannot be made: {reason}.") from error
     return folder
+
+
+def _refuse_used(folder: Path, output_dir: str) -> None:
+    """Refuse a folder that holds more than a run leaves that was killed before it wrote anything."""
+    if any(path.name != LOCK and not path.name.startswith(PARTIAL) for path in folder.iterdir()):
+        raise _taken(output_dir)
+
+
+def _taken(output_dir: str) -> FolderTakenError:
+    return FolderTakenError(
+        f"output_dir={output_dir} exists already and nothing is overwritten. Choose another folder."
+    )
 
 
 def shown(path: Path) -> Path:
@@ -81,22 +137,15 @@ def shown(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
 def write_config(folder: Path, cfg: Any) -> None:
     """What the run was asked for: the resolved config, secrets redacted, and what was typed."""
     if not is_first_rank():
         return
     redacted = redact(OmegaConf.to_container(cfg, enum_to_str=True))
-    (folder / "config.yaml").write_text(yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))
     typed = [argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"]
     typed = redact_overrides(_typed if _typed is not None else typed)
-    (folder / "overrides.yaml").write_text(yaml.safe_dump(typed, allow_unicode=True), encoding="utf-8")
+    write_text(folder / OVERRIDES, yaml.safe_dump(typed, allow_unicode=True))
 
 
 def set_typed(overrides: Sequence[str]) -> None:
@@ -136,28 +185,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         if (folder / part).is_dir()
         for name, digest in sha256_of_files(folder / part).items()
     }
-    write_json(folder / "manifest.json", {**environment(), **facts, "sha256": artifacts})
-
-
-def redact(node: Any, key: str = "") -> Any:
-    """The same tree with every value whose key names a secret replaced."""
-    if isinstance(node, Mapping):
-        return {name: redact(value, str(name)) for name, value in node.items()}
-    if isinstance(node, list):
-        return [redact(value, key) for value in node]
-    if isinstance(node, str):
-        node = _CREDENTIALS.sub(r"\1<redacted>@", node)
-    return "<redacted>" if node and _SECRET.search(key) else node
-
-
-def redact_overrides(overrides: list[str]) -> list[str]:
-    """The same overrides with every secret value replaced."""
-    return [
-        f"{override.partition('=')[0]}=<redacted>"
-        if _SECRET.search(override.partition("=")[0])
-        else _CREDENTIALS.sub(r"\1<redacted>@", _INLINE_SECRET.sub(r"\1<redacted>", override))
-        for override in overrides
-    ]
+    write_json(folder / MANIFEST, {**environment(), **redact(facts), "sha256": artifacts})
 
 
 def environment() -> dict[str, Any]:
@@ -169,18 +197,6 @@ def environment() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
     }
-
-
-def sha256_of_files(folder: Path) -> dict[str, str]:
-    """Digest of each file below a folder, by its relative path."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in paths}
-
-
-def sha256(path: Path) -> str:
-    """Digest of one file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _version(name: str) -> str | None:

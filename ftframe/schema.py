@@ -62,6 +62,7 @@ class ModelConfig:
     """Type of the base weights: float32, bfloat16, float16, or `auto` to follow the precision."""
     attn_implementation: str = "sdpa"
     trust_remote_code: bool = False
+    """Run the Python code that a model or tokenizer brings along."""
     learning_rate: float = MISSING
     """What suits this model's adapters; `optim.lr` follows it."""
 
@@ -145,7 +146,9 @@ class CheckpointConfig:
     """What is kept for resuming: trained weights, optimizer and position."""
 
     every_n_steps: int = 100
-    """Optimizer steps between two saves of `checkpoints/last.ckpt`; 0 for none."""
+    """Optimizer steps between two saves; 0 for none at all. Before each validation and at the end there is one, too."""
+    keep: int = 2
+    """How many of the newest are kept."""
     save_best: bool = True
     """Also keep the step with the lowest `val/loss`."""
 
@@ -228,7 +231,7 @@ class FitConfig:
     deterministic: bool = False
     output_dir: str = MISSING
     ckpt_path: str | None = None
-    """Checkpoint file or run folder to go on from."""
+    """`last` or a run folder to go on with; with another `output_dir`, or a checkpoint file, a new run begins there."""
     baseline: bool = True
     """Measure the untouched base first."""
     gradient_checkpointing: bool = False
@@ -268,6 +271,8 @@ class EvaluateConfig:
     """Run folder of a finished fit, or an adapter or model folder."""
     base: str | None = None
     """Where the base model is now, if not where it was in training."""
+    allow_base_mismatch: bool = False
+    """Put the adapter on another base than it was trained on."""
     template: dict[str, Any] = field(default_factory=lambda: {"name": None})
     """`name` is the run's prompt template where that is a local file: an artifact does not decide which code runs."""
     trust_remote_code: bool = False
@@ -292,6 +297,8 @@ class PredictConfig:
     """Run folder of a finished fit, or an adapter or model folder."""
     base: str | None = None
     """Where the base model is now, if not where it was in training."""
+    allow_base_mismatch: bool = False
+    """Put the adapter on another base than it was trained on."""
     template: dict[str, Any] = field(default_factory=lambda: {"name": None})
     """`name` is the run's prompt template where that is a local file: an artifact does not decide which code runs."""
     trust_remote_code: bool = False

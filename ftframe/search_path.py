@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from ftframe import config_folders
+from ftframe.config_files import check_file
 from ftframe.config_folders import ConfigFolder
 from ftframe.discovery import OWN
-from ftframe.errors import PluginError
+from ftframe.errors import ConfigError, PluginError
+from ftframe.local_files import expanded
 from ftframe.registry import remedy
 from ftframe.schema import SCHEMAS
 
@@ -36,10 +44,28 @@ class PluginConfigs(SearchPathPlugin):
             search_path.append(provider=folder.source, path=f"file://{folder.path}")
 
 
+class CheckedFiles(FileConfigSource):
+    """Config files of the user and of distributions; each is held to bounds before Hydra parses it."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """As Hydra's own, with errors that name the file.
+
+        Raises:
+            ConfigError: If the file is no config.
+        """
+        path = Path(self.path) / self._normalize_file_name(config_path)
+        check_file(path)
+        try:
+            return super().load_config(config_path)
+        except Exception as error:  # whatever the parser, Hydra or OmegaConf trips over
+            raise ConfigError(f"{path}: {error or type(error).__name__}") from error
+
+
 def register() -> None:
-    """Make Hydra search those folders from now on."""
+    """Make Hydra search those folders from now on, and check the files that it reads."""
     if PluginConfigs not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(PluginConfigs)
+    SourcesRegistry.instance().types[CheckedFiles.scheme()] = CheckedFiles
 
 
 def refuse_clashes_of(arguments: Sequence[str]) -> None:
@@ -48,9 +74,30 @@ def refuse_clashes_of(arguments: Sequence[str]) -> None:
     Raises:
         PluginError: As `refuse_clashes`.
     """
-    asked = get_args_parser().parse_args(list(arguments))
+    asked = read_flags(arguments)
     if not asked.shell_completion:  # which offers names alone, and whose errors would land in the middle of a line
         refuse_clashes([*_named_folder(asked.config_dir, "--config-dir"), *_searched_folders(asked.overrides)])
+
+
+def read_flags(arguments: Sequence[str]) -> Namespace:
+    """Hydra's own flags and the overrides.
+
+    Raises:
+        ConfigError: If there is no such flag, its value is missing or wrong, or it would swap the command's config.
+    """
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            asked = get_args_parser().parse_args(list(arguments))
+    except SystemExit as leaving:
+        if not leaving.code:  # --version
+            raise
+        reason = said.getvalue().rpartition("error: ")[2].strip()
+        raise ConfigError(f"{reason}. `--hydra-help` lists the flags; all else is key=value or group=option.") from None
+    is_swapped = asked.config_name is not None and f"--config-name={asked.config_name}" != arguments[0]
+    if is_swapped or asked.config_path is not None:
+        raise ConfigError("--config-name and --config-path swap the command's own config. --config-dir adds to it.")
+    return asked
 
 
 def find_clashes(further: Sequence[ConfigFolder] = ()) -> dict[str, list[ConfigFolder]]:
@@ -89,7 +136,7 @@ def _clash_remedy(rivals: Iterable[ConfigFolder]) -> str:
 
 def _named_folder(path: str | None, source: str) -> list[ConfigFolder]:
     """A folder that the command line names; Hydra itself complains where it does not exist."""
-    return [config_folders.read_folder(Path(path).expanduser().absolute(), source=source)] if path else []
+    return [config_folders.read_folder(expanded(path, key=source).absolute(), source=source)] if path else []
 
 
 def _searched_folders(overrides: Sequence[str]) -> list[ConfigFolder]:

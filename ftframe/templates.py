@@ -11,7 +11,7 @@ from ftframe.console import print_line
 from ftframe.data.fingerprints import fingerprint_template
 from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
-from ftframe.models.artifact import Record
+from ftframe.models.record import Record
 from ftframe.registry import prompt_templates
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,6 @@ def template_sha256(node: Any, template: PromptTemplate) -> str:
     """The hash of a prompt template that was built from a node of the config."""
     arguments = dict(plain(node))
     return fingerprint_template(template, name=arguments.pop("name"), arguments=arguments)
-    return template
 
 
 def artifact_template(record: Record, typed: Any, tokenizer: Any, *, task: str | None = None) -> PromptTemplate:

@@ -14,7 +14,7 @@ from ftframe.assembly import (
 from ftframe.compose import TARGET_PREFIXES
 from ftframe.data.prompt_templates import Alpaca
 from ftframe.errors import ConfigError
-from ftframe.models.artifact import Record
+from ftframe.models.record import Record
 from ftframe.templates import artifact_template, build_template, template_sha256
 
 OWN = (

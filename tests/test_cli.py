@@ -74,7 +74,7 @@ def test_usage_names_every_command(tmp_path: Path) -> None:
     usage = run("--help", cwd=tmp_path).stdout
     for name in (*CONFIGURED, *PLAIN):
         assert f"\n  {name} " in usage, name
-    assert {*CONFIGURED, *PLAIN} == {"fit", "preview", "evaluate", "predict", "doctor", "plugins"}
+    assert {*CONFIGURED, *PLAIN} == {"fit", "preview", "evaluate", "predict", "doctor", "leaderboard", "plugins"}
 
 
 BAD = {
@@ -87,7 +87,7 @@ BAD = {
     "fit model.init=foo": ("error: Error merging override model.init=foo", "one of [pretrained, random]"),
     "fti": (
         "error: Unknown command 'fti'. Did you mean 'fit'?",
-        "Commands: fit, preview, evaluate, predict, doctor, plugins.",
+        "Commands: fit, preview, evaluate, predict, doctor, leaderboard, plugins.",
     ),
     "fit data=jsonl": ("error: No value for data.dataset.path.", "Set it on the command line: data.dataset.path="),
     "fit peft=qlora quant=none": ("error: peft=qlora is LoRA on a quantised base", "Use quant=4bit or quant=8bit"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
@@ -18,6 +21,7 @@ from ftframe import compose
 from ftframe.assembly import check_cell, check_nodes
 from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError
+from ftframe.runs import FolderTakenError, new_run_folder
 from ftframe.schema import SCHEMAS
 
 CONF = Path(str(files(BUILT_IN)))
@@ -372,3 +376,55 @@ def test_numbers_that_mean_nothing_are_refused(command, override, message):
     overrides = [override] if command == "fit" else [override, "run=x"]
     with pytest.raises(ConfigError, match=re.escape(message)):
         checked(command, *overrides)
+
+
+class StoppedClock(datetime):
+    @classmethod
+    def now(cls, tz: Any = None) -> StoppedClock:
+        return cls(2026, 1, 2, 3, 4, 5, tzinfo=tz)
+
+
+def run_that_makes_a_folder(start: Any) -> None:
+    """What one process does; its exit code is 0, or 1 with a traceback."""
+    cfg = OmegaConf.create({"command": "predict", "run": "x", "output_dir": "outputs/${ftframe.run_id:}"})
+
+    def write_whose(typed: Any) -> None:
+        with new_run_folder(typed.output_dir) as folder:
+            (folder / "whose").touch(exist_ok=False)
+
+    start.wait()
+    compose._run_in_own_folder(write_whose, cfg)
+
+
+def test_runs_that_draw_one_name_in_one_second_get_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ftframe.runs.datetime", StoppedClock)
+    monkeypatch.setattr("ftframe.runs.string", SimpleNamespace(ascii_lowercase="abc"))  # 81 names in all
+    processes = multiprocessing.get_context("fork")
+    start = processes.Barrier(40)
+    started = [processes.Process(target=run_that_makes_a_folder, args=(start,)) for _ in range(40)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(60)
+    assert [process.exitcode for process in started] == [0] * 40
+    names = sorted(folder.name for folder in (tmp_path / "outputs").iterdir())
+    assert len(names) == 40
+    assert all(re.fullmatch("2026-01-02_03-04-05_[abc]{4}", name) for name in names)
+
+
+@pytest.mark.parametrize(("output_dir", "draws"), [("outputs/${ftframe.run_id:}", compose._DRAWS), ("mine", 1)])
+def test_a_folder_that_is_always_taken_is_refused(output_dir: str, draws: int) -> None:
+    asked = []
+
+    def taken(cfg: DictConfig) -> None:
+        asked.append(cfg.output_dir)
+        raise FolderTakenError("taken")
+
+    with pytest.raises(FolderTakenError, match="taken"):
+        compose._run_in_own_folder(
+            taken, OmegaConf.create({"command": "predict", "run": "x", "output_dir": output_dir})
+        )
+    assert len(asked) == draws

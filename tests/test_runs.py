@@ -6,13 +6,15 @@ import hashlib
 import json
 import re
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from ftframe import runs
@@ -59,92 +61,101 @@ def test_is_first_rank(environment: dict[str, str], first: bool, monkeypatch: py
 
 
 def test_run_folder_is_made_and_handed_to_the_other_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = runs.create_run_folder(str(tmp_path / "a" / "b"))
-    assert folder == (tmp_path / "a" / "b").resolve()
-    assert folder.is_dir()
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    assert runs.create_run_folder(str(tmp_path / "another")) == folder
+    with runs.new_run_folder(str(tmp_path / "a" / "b")) as folder:
+        assert folder == (tmp_path / "a" / "b").resolve()
+        assert folder.is_dir()
+        monkeypatch.setenv("LOCAL_RANK", "1")
+        with runs.new_run_folder(str(tmp_path / "another")) as of_another_rank:
+            assert of_another_rank == folder
     assert not (tmp_path / "another").exists()
+    assert list(folder.iterdir()) == []
 
 
 def test_other_rank_without_a_first_takes_what_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "1")
-    assert runs.create_run_folder(str(tmp_path / "given")) == tmp_path / "given"
+    with runs.new_run_folder(str(tmp_path / "given")) as folder:
+        assert folder == tmp_path / "given"
     assert not (tmp_path / "given").exists()
 
 
-def test_empty_folder_may_exist(tmp_path: Path) -> None:
-    assert runs.create_run_folder(str(tmp_path)) == tmp_path.resolve()
+@pytest.mark.parametrize("left", [[], [".lock", ".partial-config.yaml"]], ids=["empty", "of a run killed at its start"])
+def test_folder_may_exist_that_holds_no_run(left: list[str], tmp_path: Path) -> None:
+    for name in left:
+        (tmp_path / name).touch()
+    with runs.new_run_folder(str(tmp_path)) as folder:
+        assert folder == tmp_path.resolve()
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["file", "hidden file"])
 def test_folder_that_holds_something_is_refused(hidden: bool, tmp_path: Path) -> None:
     kept = tmp_path / (".kept" if hidden else "kept")
     kept.write_text("kept")
-    with pytest.raises(ConfigError, match=r"^output_dir=.* exists already and nothing is overwritten\."):
-        runs.create_run_folder(str(tmp_path))
+    with (
+        pytest.raises(ConfigError, match=r"^output_dir=.* exists already and nothing is overwritten\."),
+        runs.new_run_folder(str(tmp_path)),
+    ):
+        pass
     assert kept.read_text() == "kept"
 
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("kept")
-    with pytest.raises(ConfigError, match="exists already"):
-        runs.create_run_folder(str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="exists already"), runs.new_run_folder(str(tmp_path / "run")):
+        pass
+
+
+def all_at_once(count: int, ask: Callable[[], Path]) -> list[Path | Exception]:
+    """What each of several threads gets that ask in the same moment."""
+    start = threading.Barrier(count)
+
+    def wait_and_ask() -> Path | Exception:
+        start.wait()
+        try:
+            return ask()
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return [asked.result() for asked in [pool.submit(wait_and_ask) for _ in range(count)]]
+
+
+def begin_run(folder: Path) -> Path:
+    """What a run does with its folder first."""
+    with runs.new_run_folder(str(folder)) as own:
+        (own / runs.CONFIG).touch(exist_ok=False)
+    return own
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "there and empty"])
+def test_of_runs_that_ask_for_one_folder_one_gets_it(is_there: bool, tmp_path: Path) -> None:
+    for attempt in range(20):
+        folder = tmp_path / str(attempt) / "run"
+        if is_there:
+            folder.mkdir(parents=True)
+        got = all_at_once(20, partial(begin_run, folder))
+        assert [item for item in got if isinstance(item, Path)] == [folder]
+        refused = [item for item in got if isinstance(item, runs.FolderTakenError)]
+        assert len(refused) == 19
+        assert all("exists already" in str(error) or "Another process is at work" in str(error) for error in refused)
+
+
+@pytest.mark.parametrize(
+    "output_dir", ["file/run", "\0", "x" * 300, "~nobody-of-that-name/x"], ids=["below a file", "NUL", "long", "home"]
+)
+def test_folder_that_cannot_be_made_is_refused(
+    output_dir: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"(?s)^output_dir=.*: the folder cannot be made: "):
+        runs.new_run_folder(output_dir).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_shown_is_relative_below_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert runs.shown(tmp_path / "outputs" / "x") == Path("outputs/x")
     assert runs.shown(tmp_path.parent / "y") == tmp_path.parent / "y"
-
-
-SECRETS = (
-    "api_key",
-    "apikey",
-    "wandb_api_key",
-    "hf_token",
-    "token",
-    "access_token",
-    "auth_token",
-    "HF_TOKEN",
-    "password",
-    "db_password",
-    "secret",
-    "client_secret",
-)
-NOT_SECRETS = (
-    "max_new_tokens",
-    "tokenizer",
-    "tokens_per_second",
-    "stop_token_ids",
-    "pad_token_id",
-    "keyword",
-    "monkey",
-    "secretary",
-)
-
-
-@pytest.mark.parametrize("key", SECRETS)
-def test_secrets_are_redacted(key: str) -> None:
-    assert runs.redact({key: "s3cret"}) == {key: "<redacted>"}
-    assert runs.redact({"a": [{"b": {key: "s3cret"}}]}) == {"a": [{"b": {key: "<redacted>"}}]}
-    assert runs.redact({key: ["s3cret", "other"]}) == {key: ["<redacted>", "<redacted>"]}
-    assert runs.redact_overrides([f"{key}=s3cret", f"+logger.{key}=a=b", "seed=1"]) == [
-        f"{key}=<redacted>",
-        f"+logger.{key}=<redacted>",
-        "seed=1",
-    ]
-
-
-@pytest.mark.parametrize("key", NOT_SECRETS)
-def test_what_is_no_secret_is_kept(key: str) -> None:
-    assert runs.redact({key: "value", "list": [{key: 3}]}) == {key: "value", "list": [{key: 3}]}
-    assert runs.redact_overrides([f"{key}=value"]) == [f"{key}=value"]
-
-
-@pytest.mark.parametrize("value", [None, ""], ids=["null", "empty"])
-def test_absent_secret_is_seen_to_be_absent(value: str | None) -> None:
-    assert runs.redact({"token": value}) == {"token": value}
 
 
 def test_files_of_a_run_hold_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,29 +182,16 @@ def test_only_the_first_rank_writes_the_config(tmp_path: Path, monkeypatch: pyte
     assert list(tmp_path.iterdir()) == []
 
 
-def test_write_json_replaces_whole(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
-    runs.write_json(path, {"a": "x" * 1000})
-    runs.write_json(path, {"b": 1, "where": Path("p")})
-    assert json.loads(path.read_text()) == {"b": 1, "where": "p"}
-    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
-
-
-def test_write_json_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "metrics.json"
-    runs.write_json(path, {"a": 1})
-    circular: dict[str, object] = {}
-    circular["self"] = circular
-    with pytest.raises(ValueError, match="Circular"):
-        runs.write_json(path, circular)
-
-    def full(*_: object, **__: object) -> int:
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
-        runs.write_json(path, {"a": 2})
-    assert json.loads(path.read_bytes()) == {"a": 1}
+def test_a_folder_is_claimed_by_one_run(tmp_path: Path) -> None:
+    with (
+        runs.claimed(tmp_path),
+        pytest.raises(ConfigError, match="Another process is at work in"),
+        runs.claimed(tmp_path),
+    ):
+        pass
+    with runs.claimed(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_samples_have_prompt_reference_and_answers(tmp_path: Path) -> None:
@@ -214,13 +212,6 @@ def test_samples_have_prompt_reference_and_answers(tmp_path: Path) -> None:
         },
         {"messages": [{"role": "user", "content": "fr\u00e5ga"}], "baseline": None, "final": "f1"},
     ]
-
-
-@given(st.binary(max_size=300))
-def test_sha256_is_hashlibs(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "digest"
-    path.write_bytes(content)
-    assert runs.sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_manifest_has_the_digest_of_every_artifact(tmp_path: Path) -> None:

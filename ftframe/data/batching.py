@@ -33,12 +33,13 @@ def pad_batch(examples: Sequence[Example], *, pad_token_id: int) -> Batch:
     The mask follows each example's length, never the ids: the pad token may be EOS, which must be learnt.
 
     Args:
-        examples: `input_ids` and `labels`, each [length]; `task`, a number, where there are several tasks.
+        examples: `input_ids` and `labels`, each [length]; `task`, a number, where there are several tasks; `row`, what
+            the example is known by.
         pad_token_id: Fills `input_ids` past an example's end.
 
     Returns:
         `input_ids`, `attention_mask` and `labels`, each [batch, length of the longest example]; `task`, [batch]; and as
-        plain numbers the non-padding `tokens` and the `supervised_tokens`.
+        plain values the non-padding `tokens`, the `supervised_tokens`, and a list of the examples' `rows`.
     """
     lengths = [len(example["input_ids"]) for example in examples]
     rows = _Rows(len(examples), max(lengths), pad_token_id)
@@ -47,7 +48,8 @@ def pad_batch(examples: Sequence[Example], *, pad_token_id: int) -> Batch:
         rows.write(example, index, 0)
         attention_mask[index, : lengths[index]] = 1
     task = torch.tensor([example.get("task", 0) for example in examples])
-    return {**rows.tensors(), "attention_mask": attention_mask, "task": task, "tokens": sum(lengths)}
+    counted = {"tokens": sum(lengths), "rows": _rows_of(examples)}
+    return {**rows.tensors(), "attention_mask": attention_mask, "task": task, **counted}
 
 
 def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row: bool = False) -> Batch:
@@ -64,8 +66,8 @@ def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row
 
     Returns:
         `input_ids`, `position_ids` and `labels`, each [rows, length of the longest row]; the numbers `tokens` and
-        `supervised_tokens`; with `one_row` also `cu_seq_lens_q`, `cu_seq_lens_k`, [examples + 1], int32, and the
-        numbers `max_length_q` and `max_length_k`.
+        `supervised_tokens`; a list of the examples' `rows`; with `one_row` also `cu_seq_lens_q`, `cu_seq_lens_k`,
+        [examples + 1], int32, and the numbers `max_length_q` and `max_length_k`.
     """
     if one_row:
         packs = [[example for pack in packs for example in pack]]
@@ -80,8 +82,14 @@ def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row
             position_ids[index, start : start + length] = torch.arange(length)
             start += length
         position_ids[index, start:] = torch.arange(position_ids.shape[1] - start)
-    batch = {**rows.tensors(), "position_ids": position_ids, "tokens": sum(map(sum, lengths))}
+    counted = {"tokens": sum(map(sum, lengths)), "rows": [row for pack in packs for row in _rows_of(pack)]}
+    batch = {**rows.tensors(), "position_ids": position_ids, **counted}
     return {**batch, **_boundaries(lengths[0])} if one_row else batch
+
+
+def _rows_of(examples: Sequence[Example]) -> list[Any]:
+    """What each example is known by: its number, or of a stream its place."""
+    return [example["row"] for example in examples if "row" in example]
 
 
 def _boundaries(lengths: Sequence[int]) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date as Date  # noqa: N812 (`date` is the option's name)
+from functools import partial
 from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import jinja2
@@ -12,7 +13,11 @@ from jinja2 import nodes
 from jinja2.ext import Extension, LoopControlExtension
 from jinja2.parser import Parser
 
+from ftframe.data import time_limit
 from ftframe.errors import ConfigError
+
+LONGEST = 10.0
+"""Seconds that one rendering may take; it takes milliseconds, and a template of nested loops could take years."""
 
 Found = TypeVar("Found", bound=nodes.Node)
 
@@ -50,7 +55,8 @@ class ChatJinja:
             date: The day, as YYYY-MM-DD, that a template which writes today's date writes instead.
 
         Raises:
-            ConfigError: If there are several templates and none is the default, the template is no Jinja, it has
+            ConfigError: If there are several templates and none is the default, the template is no Jinja or computes
+                powers, it has
                 `{% generation %}` where its text cannot be told, the date is none, or it is asked for in a format that
                 is known only when the template runs.
         """
@@ -63,6 +69,11 @@ class ChatJinja:
             raise ConfigError(
                 f"{self.title} cannot be used: {error} Set data.template.name to another format."
             ) from error
+        if tree.find(nodes.Pow) is not None:
+            raise ConfigError(
+                f"{self.title} cannot be used: it raises numbers to a power, which could take for ever. Set "
+                "data.template.name to another format."
+            )
         if buffers_generation(tree):
             raise ConfigError(
                 f"{self.title} has {{% generation %}} in a macro or another block whose text is kept back, so it "
@@ -77,17 +88,22 @@ class ChatJinja:
             self._variables["ftframe_dates"] = self._dates(tree, parse_date(date))
 
     def render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False) -> Rendering:
-        """What the template writes; it may raise anything."""
+        """What the template writes; it may raise anything.
+
+        A template is code that a tokenizer brings: transformers runs it in jinja2's `ImmutableSandboxedEnvironment`,
+        where it reaches nothing but what it is given.
+        """
         from transformers.utils.chat_template_utils import render_jinja_template  # imports torch
 
-        rendered: Any = render_jinja_template(  # annotated as one text, but it is texts and the spans of each
+        render: Any = partial(  # annotated as one text, but it is texts and the spans of each
+            render_jinja_template,
             conversations=[[dict(message) for message in messages]],
             chat_template=self._text,
             add_generation_prompt=add_generation_prompt,
             return_assistant_tokens_mask=self.says_what_is_learnt,
             **self._variables,
         )
-        texts, spans = rendered
+        texts, spans = time_limit.within(LONGEST, render)
         return Rendering(texts[0], spans[0] if spans else ())
 
     def may_read(self, content: str) -> bool:

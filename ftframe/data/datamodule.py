@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,41 +19,45 @@ from ftframe.data.examples import EMPTY, Example, Examples
 from ftframe.data.mixing import Mixture
 from ftframe.errors import DataError
 
+Position = tuple[int, int]
+"""An epoch, and how many of its batches on this rank have been trained on."""
+
 
 class ResumableDataLoader(DataLoader[Batch]):
-    """A dataloader that knows how many batches it has given out; Lightning saves that into checkpoints."""
+    """A dataloader that begins where training stands; it keeps no count of its own, which could disagree."""
 
-    _given = 0
-    _seen = 0
-    _epoch = 0
+    def __init__(
+        self, dataset: Any, *, position: Callable[[], Position] | None = None, seed: int = 0, **options: Any
+    ) -> None:
+        """Keep where to ask for the position; without it, every pass begins at the first batch of epoch 0.
 
-    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Batches, without those that the resumed run has seen."""
-        self._given, self._seen = self._seen, 0
-        streamed = isinstance(self.dataset, StreamedBatches)
-        if isinstance(self.dataset, StreamedBatches):
-            self.dataset.set_epoch(self._epoch)  # Lightning tells samplers only
-            self.dataset.skip(self._given)
-        else:
-            self.batch_sampler.skip(self._given)  # type: ignore[union-attr]
-        for batch in super().__iter__():
-            # Of a loader whose end it does not know, Lightning takes one batch ahead: the one that it works on is the
-            # one before the last.
-            self._given += not streamed
-            yield batch
-            self._given += streamed
-        self._given = 0
-        self._epoch += 1
+        Args:
+            dataset: Gives the batches.
+            position: Where training stands.
+            seed: Seeds the workers, together with the epoch.
+            options: Of torch's own loader.
+        """
+        # A generator of its own: torch would draw the workers' seeds from the one that training draws from.
+        super().__init__(dataset, generator=torch.Generator(), **options)
+        self._position = position
+        self._seed = seed
 
-    def state_dict(self) -> dict[str, int]:
-        """Batches of this epoch that were given out, and the epochs before."""
-        return {"batches": self._given, "epoch": self._epoch}
+    def __iter__(self) -> Any:
+        """Batches, without those that a resumed run has seen."""
+        epoch, batches = self._position() if self._position is not None else (0, 0)
+        self.generator.manual_seed(random.Random(f"{self._seed}/{epoch}").getrandbits(63))
+        if self._position is not None:
+            source: Any = self.dataset if isinstance(self.dataset, StreamedBatches) else self.batch_sampler
+            source.set_epoch(epoch)  # Lightning tells samplers only, and workers fetch before it does
+            source.skip(batches)
+        return super().__iter__()
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on behind them; a whole epoch given out means that a new one begins."""
-        self._seen, self._epoch = state["batches"], state["epoch"]
-        if not isinstance(self.dataset, StreamedBatches):
-            self._seen %= len(self)
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: Lightning's own progress is the position. It warns of loaders without this method."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,7 @@ class Packs(Dataset[list[Example]]):
         self.task_starts = task_starts
 
     def __getitem__(self, pack: Pack) -> list[Example]:
-        return [{**self.examples[index], "task": self._task(index)} for index in pack]
+        return [{**self.examples[index], "task": self._task(index), "row": index} for index in pack]
 
     def _task(self, index: int) -> int:
         return sum(start <= index for start in self.task_starts) - 1
@@ -213,10 +218,23 @@ class SFTDataModule(lightning.LightningDataModule):
             if self.trainer:
                 stream.rank, stream.world_size = self.trainer.global_rank, self.trainer.world_size
             return ResumableDataLoader(
-                stream, batch_size=None, num_workers=self.loading.num_workers, pin_memory=torch.cuda.is_available()
+                stream,
+                position=self._position,
+                seed=self.loading.seed,
+                batch_size=None,
+                num_workers=self.loading.num_workers,
+                pin_memory=torch.cuda.is_available(),
             )
         sampler = self._sampler(self.train, self.loading.batch_size, shuffle=True)
-        return self._dataloader(Packs(self.train), sampler, collate)
+        return self._dataloader(Packs(self.train), sampler, collate, position=self._position)
+
+    def _position(self) -> Position:
+        """Where training stands; on resuming, Lightning has restored its progress before it asks for batches."""
+        if self.trainer is None:
+            return 0, 0
+        loop: Any = self.trainer.fit_loop
+        progress, epoch = loop.epoch_loop.batch_progress, loop.epoch_progress.current.processed
+        return (epoch + 1, 0) if progress.is_last_batch else (epoch, progress.current.processed)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of validation examples, each example once; an empty list if there are none.
@@ -256,9 +274,18 @@ class SFTDataModule(lightning.LightningDataModule):
             world_size=world_size,
         )
 
-    def _dataloader(self, packs: Packs, sampler: BatchSampler, collate: Callable[..., Batch]) -> DataLoader[Batch]:
+    def _dataloader(
+        self,
+        packs: Packs,
+        sampler: BatchSampler,
+        collate: Callable[..., Batch],
+        *,
+        position: Callable[[], Position] | None = None,
+    ) -> DataLoader[Batch]:
         return ResumableDataLoader(
-            packs,  # type: ignore[arg-type]
+            packs,
+            position=position,
+            seed=self.loading.seed,
             batch_sampler=sampler,
             collate_fn=collate,
             num_workers=self.loading.num_workers,

@@ -59,6 +59,8 @@ def table(
         ConfigError: If there is no such file, folder or split, the columns fit no format, or options exclude others.
         DataError: If a file cannot be read as a whole, or holds no rows.
     """
+    if columns is not None and not isinstance(columns, Mapping):
+        raise ConfigError(f"{node}.columns={columns}: a node of keys is needed, as {node}.columns.prompt=<column>.")
     train = Place(path, f"{node}.path", node, split, None, separator, revision, subset, streaming)
     train = train if split == "train" else replace(train, split_key=f"{node}.split")
     validation = validation_place(train, path=validation_path, split=validation_split)

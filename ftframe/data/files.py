@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ftframe.errors import ConfigError, DataError, did_you_mean
+from ftframe.local_files import expanded
 
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -55,7 +56,7 @@ def existing_file(path: str, *, key: str) -> Path:
     Raises:
         ConfigError: If there is nothing; the message tells the nearest name in that folder.
     """
-    file = Path(path).expanduser()
+    file = expanded(path, key=key)
     if file.exists():
         return file
     if not file.parent.is_dir():

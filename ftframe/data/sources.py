@@ -14,6 +14,7 @@ from ftframe.data.folders import files_of_split
 from ftframe.data.hub import hub_rows, looks_like_hub_id, table_rows
 from ftframe.data.json_files import json_lines, json_rows
 from ftframe.errors import ConfigError, DataError
+from ftframe.local_files import expanded
 
 RawRows = Iterable[RawRow | BadRow]
 """Rows of a source, which starts anew each time it is iterated."""
@@ -87,7 +88,7 @@ def open_source(place: Place) -> RawRows:
         ConfigError: If there is no such file, folder, split or kind of file, or an option has no meaning.
         DataError: If the hub cannot be reached.
     """
-    file = Path(place.path).expanduser()
+    file = expanded(place.path, key=place.key)
     if not file.exists() and file.suffix not in READERS and looks_like_hub_id(place.path):
         return hub_rows(
             place.path,

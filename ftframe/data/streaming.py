@@ -91,10 +91,10 @@ class Stream:
             for outcome, number in made.counts.items() if record else ():
                 self.account.count(f"train_{outcome}", number)
             for index, targets in enumerate(made.examples.targets):
+                where = some[made.examples.rows[index] - 1].where
                 if targets == 0:
-                    where = some[made.examples.rows[index] - 1].where
                     raise DataError(f"{where}: no token is supervised, so nothing is learnt from it.")
-                yield made.examples[index]
+                yield {**made.examples[index], "row": where}
 
     def _good_rows(self, *, record: bool) -> Iterator[Row]:
         for number, item in enumerate(self.rows, start=1):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors import safe_open
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 
 from ftframe.errors import ConfigError, FtframeError
+from ftframe.models.adapter_config import find_trouble, read_adapter_config
+from ftframe.models.weight_files import refuse_pickles
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -29,11 +31,15 @@ def attach_adapter(base: Any, peft_config: Any, *, base_path: str, in_float32: b
 
 
 def check_adapter(peft_config: Any, quantization_config: Any, *, on_gpu: bool) -> None:
-    """Refuse what PEFT cannot train.
+    """Refuse what PEFT cannot train, and what could be trained and not be loaded again.
 
     Raises:
-        ConfigError: For a rank below 1, and for DoRA on an 8-bit base without a GPU.
+        ConfigError: For a rank below 1, for DoRA on an 8-bit base without a GPU, and for a config that would be refused
+            in an adapter.
     """
+    trouble = find_trouble(peft_config.to_dict())
+    if trouble:
+        raise ConfigError(f"peft: {trouble}")
     rank = getattr(peft_config, "r", 1)
     if rank < 1:
         raise ConfigError(f"peft.r={rank}: the rank of an adapter is 1 or more. For no adapter: peft=none.")
@@ -56,24 +62,27 @@ def load_adapter(base: Any, folder: Path) -> Any:
     """A PEFT model with a saved adapter over a frozen base.
 
     Raises:
-        ConfigError: If the folder holds no adapter.
-        FtframeError: If the adapter's tensors are not exactly those that this base has places for.
+        ConfigError: If the folder holds no adapter, or a pickle in place of its weights.
+        FtframeError: If its config holds what an adapter has no say in, its weights are damaged, or its tensors are not
+            exactly those that this base has places for.
     """
+    refuse_pickles(folder)
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise ConfigError(f"{folder} holds no {WEIGHTS}, so it is not an adapter.")
-    config = PeftConfig.from_pretrained(str(folder))
-    config.inference_mode = True
+    config = read_adapter_config(folder)
     origin = config.base_model_name_or_path
     try:
+        with safe_open(weights, framework="pt") as file:
+            stored = set(file.keys())
         model = PeftModel.from_pretrained(base, str(folder), config=config)
+    except SafetensorError as error:
+        raise FtframeError(f"{weights} is damaged: {error}. Get it again.") from error
     except RuntimeError as error:  # tensors of the same names and other shapes
         raise FtframeError(
             f"The adapter in {folder} does not fit this base: its tensors have other shapes. "
             f"Give the base it was trained on: {origin}."
         ) from error
-    with safe_open(weights, framework="pt") as file:
-        stored = set(file.keys())
     expected = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     if stored != expected:
         odd = sorted(stored ^ expected)

@@ -1,73 +1,45 @@
 """What a run leaves behind for others to load: an adapter or a model, its tokenizer, and how it was made.
 
-The folder is plain PEFT or transformers format; `ftframe.json` adds what those formats have no place for. It holds
-names and numbers only: nothing read from it is ever imported or called.
+The folder is plain PEFT or transformers format; `ftframe.json` adds what those formats have no place for. Nothing that
+is read from it is ever imported or called.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from ftframe.errors import ConfigError
+from ftframe.errors import ConfigError, FtframeError
+from ftframe.local_files import expanded
 from ftframe.models.adapter import load_adapter, save_adapter
-from ftframe.models.base import BaseSpec, build_base_model
+from ftframe.models.base import BaseSpec, build_base_model, load_config
+from ftframe.models.base_fingerprint import fingerprint_base
 from ftframe.models.precision import DTYPES
+from ftframe.models.record import RECORD, Record, read_record, write_record
+from ftframe.models.sealed_folder import digests, verify, whole_folder
+from ftframe.models.tokenizer_files import read_tokenizer
+from ftframe.models.weight_files import refuse_pickles, weight_files
 
-RECORD = "ftframe.json"
-FORMAT = 1
 CARD_USE = {
     "adapter": "Load it with `peft.PeftModel.from_pretrained(base, folder)`, or ask it by `ftframe predict`.",
     "model": "Load it with `transformers.AutoModelForCausalLM.from_pretrained`, or ask it by `ftframe predict`.",
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """How to use an artifact.
-
-    Attributes:
-        kind: `adapter`, or `model` after full fine-tuning.
-        base: Fields of `BaseSpec`.
-        dtype: Type of the base's weights while it was trained.
-        quant: Arguments of `BitsAndBytesConfig`, or None.
-        template: Name and arguments of the prompt template.
-        stop_token_ids: Tokens that end an answer.
-        max_new_tokens: Longest answer that was asked for in the run.
-        tasks: The prompt template of each task, where tasks have their own.
-        template_sha256: Hash of the prompt template, its source included; empty where it was not recorded.
-    """
-
-    kind: str
-    base: Mapping[str, Any]
-    dtype: str
-    quant: Mapping[str, Any] | None
-    template: Mapping[str, Any]
-    stop_token_ids: list[int] = field(default_factory=list)
-    max_new_tokens: int = 128
-    tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    template_sha256: str = ""
-
-    def base_spec(self, *, path: str | None, trust_remote_code: bool) -> BaseSpec:
-        """The base model to load; trust is never taken from a file."""
-        changed = {"path": path or self.base["path"], "trust_remote_code": trust_remote_code}
-        return BaseSpec(**{**self.base, **changed})
-
-
 def save_artifact(model: Any, tokenizer: Any, *, record: Record, folder: Path) -> None:
-    """Write weights, tokenizer and record into a new folder."""
-    if record.kind == "adapter":
-        save_adapter(model, folder)
-    else:
-        model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_record(record, folder)
+    """Write weights, tokenizer and record into a folder that appears when it is whole; one of before is replaced."""
+    with whole_folder(folder) as partial:
+        if record.kind == "adapter":
+            save_adapter(model, partial)
+        else:
+            model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_record(replace(record, files=digests(partial)), partial)
 
 
 def write_card(folder: Path, record: Record, *, results: Mapping[str, float], data: str) -> None:
@@ -92,7 +64,9 @@ def write_card(folder: Path, record: Record, *, results: Mapping[str, float], da
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def load_artifact(folder: Path, record: Record, *, base: BaseSpec, device: torch.device) -> Any:
+def load_artifact(
+    folder: Path, record: Record, *, base: BaseSpec, device: torch.device, allow_base_mismatch: bool = False
+) -> Any:
     """The trained model, ready to answer: the base as it was in training, under its adapter.
 
     Args:
@@ -100,57 +74,114 @@ def load_artifact(folder: Path, record: Record, *, base: BaseSpec, device: torch
         record: What stands in it.
         base: The base model to put an adapter on; a fully fine-tuned model has none.
         device: Where the weights go.
+        allow_base_mismatch: Whether an adapter may be put on another base than it was trained on.
 
     Raises:
-        ConfigError: If the base or the weights cannot be found.
-        FtframeError: If the adapter does not fit the base.
+        ConfigError: If the base or the weights cannot be found, or it is another base.
+        FtframeError: If the adapter does not fit the base, or tensors of the model are missing.
     """
     dtype = DTYPES[record.dtype]
     if record.kind == "model":
-        return AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, trust_remote_code=base.trust_remote_code, device_map={"": device}
-        ).eval()
+        return _load_model(folder, dtype=dtype, trust_remote_code=base.trust_remote_code, device=device)
+    check_base(record, base, device_type=device.type, allow_mismatch=allow_base_mismatch)
     quantization_config = BitsAndBytesConfig(**record.quant) if record.quant else None
     model = build_base_model(base, dtype=dtype, quantization_config=quantization_config, device=device)
     return load_adapter(model, folder).eval()
 
 
-def load_artifact_tokenizer(folder: Path) -> Any:
+def _load_model(folder: Path, *, dtype: torch.dtype, trust_remote_code: bool, device: torch.device) -> Any:
+    weight_files(str(folder), key="run")
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=load_config(BaseSpec(str(folder), trust_remote_code=trust_remote_code)),
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+        device_map={"": device},
+        output_loading_info=True,
+    )
+    model, found = loaded
+    odd = sorted({*found["missing_keys"], *found["unexpected_keys"]})
+    if odd:
+        raise FtframeError(
+            f"The weights in {folder} are not those of its config.json: {len(odd)} tensors stand on one side only, "
+            f"the first is {odd[0]}."
+        )
+    return model.eval()
+
+
+def check_base(record: Record, base: BaseSpec, *, device_type: str, allow_mismatch: bool) -> str:
+    """Hold the base model against the one that an adapter was trained on, before its weights load.
+
+    Args:
+        record: What stands beside the adapter.
+        base: The base model that would be loaded.
+        device_type: Kind of the device that weights would be drawn on, where they are.
+        allow_mismatch: Whether another base is no error.
+
+    Returns:
+        What to warn of; empty if it is the same base, or a fully fine-tuned model, which has none.
+
+    Raises:
+        ConfigError: If it is another base.
+    """
+    if record.kind == "model":
+        return ""
+    found = fingerprint_base(base, dtype=DTYPES[record.dtype], device_type=device_type, key="base")
+    if found == record.base_fingerprint:
+        return ""
+    if not record.base_fingerprint:
+        return (
+            f"This adapter does not say which weights it was trained on, so that {base.path} holds them is taken for "
+            "granted."
+        )
+    difference = (
+        f"The base model {base.path} ({_short(found)}) is not the one that this adapter was trained on: "
+        f"{record.base['path']} ({_short(record.base_fingerprint)})"
+    )
+    if allow_mismatch:
+        return f"{difference}. allow_base_mismatch=true lets it pass."
+    drawn = " Weights that are drawn (model.init=random) are others on another kind of device." * (
+        base.init == "random"
+    )
+    raise ConfigError(
+        f"{difference}, and would give other answers without a word.{drawn} Say where the right one is by "
+        "base=<folder or hub id>, or set allow_base_mismatch=true if you know that this one will do."
+    )
+
+
+def _short(fingerprint: str) -> str:
+    kind, _, digest = fingerprint.partition(":")
+    return f"{kind} {digest[:12]}"
+
+
+def load_artifact_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer that was saved beside the weights.
 
     Raises:
-        ConfigError: If it does not load.
+        ConfigError: If it does not load, or brings code that is not trusted.
     """
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return read_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder} holds no tokenizer that loads: {error}") from error
 
 
-def write_record(record: Record, folder: Path) -> None:
-    """Put the record beside the weights."""
-    content = {"format": FORMAT, **asdict(record)}
-    content["base"] = {k: v for k, v in content["base"].items() if k != "trust_remote_code"}
-    (folder / RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def read_record(folder: Path) -> Record:
-    """The record beside the weights.
+def open_artifact(run: str) -> tuple[Path, Record]:
+    """The artifact's folder and record, from a run folder or that folder itself, once each file is as it was saved.
 
     Raises:
-        ConfigError: If there is none, or it is not one that this version writes.
+        ConfigError: If there is none, it holds a pickle, or its record is none that this version writes.
+        FtframeError: If a file is missing, has changed or has come since.
     """
-    path = folder / RECORD
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.pop("format")
-        if version != FORMAT:
-            raise ConfigError(f"{path} has format {version}; this version of ftframe reads format {FORMAT}.")
-        return Record(**content)
-    except OSError as error:
-        raise ConfigError(f"{folder} holds no {RECORD}, so it was not written by ftframe.") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
+    folder = find_artifact(run)
+    record = read_record(folder)
+    if record.files:
+        verify(folder, record.files, beside=RECORD)
+    else:
+        refuse_pickles(folder)
+    return folder, record
 
 
 def find_artifact(run: str) -> Path:
@@ -159,7 +190,7 @@ def find_artifact(run: str) -> Path:
     Raises:
         ConfigError: If there is neither.
     """
-    root = Path(run).expanduser()
+    root = expanded(run, key="run")
     for folder in (root, root / "adapter", root / "model"):
         if (folder / RECORD).is_file():
             return folder.resolve()

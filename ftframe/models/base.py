@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import bitsandbytes as bnb
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
+from ftframe.config_folders import find_package
 from ftframe.errors import ConfigError, did_you_mean
+from ftframe.local_files import expanded
 from ftframe.models.random_init import random_model
+from ftframe.models.tokenizer_files import code_refused, read_tokenizer
 from ftframe.models.varlen_attention import register_varlen_attention
+from ftframe.models.weight_files import weight_files
 
 PACKAGE_SCHEME = "pkg://"
 
@@ -40,20 +43,24 @@ def resolve_path(path: str, *, key: str = "model.path") -> str:
     Raises:
         ConfigError: If `path` names a folder that does not exist.
     """
-    if path.startswith(PACKAGE_SCHEME):
-        package, _, folder = path.removeprefix(PACKAGE_SCHEME).partition("/")
-        try:
-            local = Path(str(files(package))) / folder
-        except (ModuleNotFoundError, ValueError) as error:  # ValueError: an empty name
-            raise ConfigError(f"{key}={path}: no package '{package}' is installed.") from error
-    else:
-        local = Path(path).expanduser()
+    local = _in_package(path, key) if path.startswith(PACKAGE_SCHEME) else expanded(path, key=key)
     if local.is_dir():
         return str(local.resolve())
     if path.startswith((".", "/", "~", PACKAGE_SCHEME)) or local.exists():
         siblings = [entry.name for entry in local.parent.iterdir()] if local.parent.is_dir() else []
         raise ConfigError(f"{key}={path} is not a folder.{did_you_mean(local.name, siblings)}")
     return path
+
+
+def _in_package(path: str, key: str) -> Path:
+    """The folder inside an installed package, which is found and never imported: an artifact may name it."""
+    package, _, folder = path.removeprefix(PACKAGE_SCHEME).partition("/")
+    found = find_package(package) if package else None
+    if found is None:
+        raise ConfigError(f"{key}={path}: no package '{package}' is installed.")
+    if not (found / folder).resolve().is_relative_to(found.resolve()):
+        raise ConfigError(f"{key}={path} leads out of the package '{package}'.")
+    return found / folder
 
 
 def load_tokenizer(spec: BaseSpec) -> Any:
@@ -65,8 +72,10 @@ def load_tokenizer(spec: BaseSpec) -> Any:
     key = "model.tokenizer" if spec.tokenizer else "model.path"
     path = resolve_path(spec.tokenizer or spec.path, key=key)
     try:
-        return AutoTokenizer.from_pretrained(
-            path, revision=None if spec.tokenizer else spec.revision, trust_remote_code=spec.trust_remote_code
+        return read_tokenizer(
+            path,
+            revision=None if spec.tokenizer else spec.revision,
+            trust_remote_code=spec.trust_remote_code,
         )
     except (OSError, ValueError) as error:
         raise ConfigError(
@@ -110,9 +119,30 @@ def _default_config(model_type: str) -> Any:
 def _pretrained_config(spec: BaseSpec) -> Any:
     path = resolve_path(spec.path)
     try:
-        return AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
+        config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
     except (OSError, ValueError) as error:
+        if not spec.trust_remote_code and "trust_remote_code" in str(error):
+            raise ConfigError(code_refused(path)) from error
         raise ConfigError(f"No model could be found at model.path={path}.\n{_first_line(error)}{_HUB_HINT}") from error
+    kernels = _kernels(config)
+    if kernels:
+        raise ConfigError(
+            f"The config.json at model.path={path} names {kernels[0]} as its attention: a kernel on a hub, which is "
+            "code and is not run. Remove the key; the attention is chosen by model.attn_implementation."
+        )
+    if getattr(config, "transformers_weights", None):
+        raise ConfigError(
+            f"The config.json at model.path={path} names its weights by `transformers_weights`, which is not followed. "
+            "Name them as usual, model.safetensors or model.safetensors.index.json, and remove the key."
+        )
+    return config
+
+
+def _kernels(config: Any) -> list[str]:
+    """The kernels on a hub that a model's config, or a config within it, would have transformers fetch and run."""
+    parts = [config, *(part for part in vars(config).values() if isinstance(part, PreTrainedConfig))]
+    names = [str(getattr(part, "_attn_implementation", None)) for part in parts]
+    return [name for name in names if "/" in name]
 
 
 def check_vocabulary(config: Any, tokenizer: Any) -> None:
@@ -148,8 +178,10 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
             device=device,
             attn_implementation=spec.attn_implementation,
             seed=spec.seed,
+            trust_remote_code=spec.trust_remote_code,
         )
     else:
+        weight_files(resolve_path(spec.path), revision=spec.revision)  # refuses pickles, and adapters
         model = AutoModelForCausalLM.from_pretrained(
             resolve_path(spec.path),
             config=config,
@@ -158,6 +190,7 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
             quantization_config=quantization_config,
             attn_implementation=spec.attn_implementation,
             trust_remote_code=spec.trust_remote_code,
+            use_safetensors=True,
             device_map={"": device},
         )
     keep_weights_trainable_through(model)

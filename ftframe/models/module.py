@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
@@ -16,6 +18,34 @@ from ftframe.models.loss import causal_lm_loss, row_losses
 from ftframe.models.varlen_attention import model_inputs
 
 Batch = dict[str, Any]
+
+
+@dataclass
+class Window:
+    """What the micro-batches of one optimizer step add up to on this rank.
+
+    Attributes:
+        loss: Summed loss in nats; on the device, so that adding waits for nothing.
+        tokens: Supervised tokens.
+        rows: What the examples of each micro-batch are known by.
+    """
+
+    loss: Tensor | float = 0.0
+    tokens: int = 0
+    rows: list[list[Any]] = field(default_factory=list)
+
+    def add(self, loss: Tensor, batch: Batch) -> None:
+        """Add a micro-batch."""
+        self.loss = self.loss + loss
+        self.tokens += batch["supervised_tokens"]
+        self.rows.append(batch.get("rows", []))
+
+    def sums(self, norm: Tensor) -> Tensor:
+        """Loss, tokens and the square of a norm, as can be added up over ranks, [3], float64, on the norm's device."""
+        sums = torch.tensor([0.0, self.tokens, 0.0], dtype=torch.float64).to(norm.device, non_blocking=True)
+        sums[0] += self.loss
+        sums[2] += norm.double() ** 2
+        return sums
 
 
 class CausalLMModule(L.LightningModule):
@@ -55,8 +85,7 @@ class CausalLMModule(L.LightningModule):
         self._build_scheduler = build_scheduler
         self._tokens_per_batch = tokens_per_batch
         self._validation_tasks = validation_tasks
-        self._window_loss: Tensor | float = 0.0
-        self._window_tokens = 0
+        self._window = Window()
         self._sums: Tensor | None = None
 
     def configure_model(self) -> None:
@@ -67,8 +96,7 @@ class CausalLMModule(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The micro-batch's summed loss, scaled by the constant that `on_before_optimizer_step` takes out again."""
         loss = causal_lm_loss(self._logits(batch), batch["labels"])
-        self._window_loss = self._window_loss + loss.detach()
-        self._window_tokens += batch["supervised_tokens"]
+        self._window.add(loss.detach(), batch)
         return loss / self._tokens_per_batch
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -79,24 +107,21 @@ class CausalLMModule(L.LightningModule):
         Source: https://github.com/Lightning-AI/pytorch-lightning/issues/20350
 
         Raises:
-            NonFiniteError: If the loss is not a number; the weights are still those of the step before.
+            NonFiniteError: If the loss or the gradients' norm is not a number, on all ranks at once; the weights are
+                still those of the step before.
             FtframeError: If no token of the window was supervised.
         """
-        total = torch.tensor([float(self._window_loss), float(self._window_tokens)], dtype=torch.float64)
-        total = self._sum_over_ranks(total)
-        loss, tokens = total.tolist()
-        self._window_loss, self._window_tokens = 0.0, 0
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        window, self._window = self._window, Window()
+        norm = torch.nn.utils.get_total_norm(gradients)
+        loss, tokens, squares = self._sum_over_ranks(window.sums(norm)).tolist()
         if tokens == 0:
             raise FtframeError(f"No supervised token in the batches of step {self.global_step}.")
-        if not torch.isfinite(total[0]):
-            raise NonFiniteError(
-                f"The loss of step {self.global_step} is {loss}. Lower optim.lr, clip with trainer.gradient_clip_val, "
-                "or compute in another type with trainer.precision."
-            )
         scale = self._tokens_per_batch * self.trainer.accumulate_grad_batches * self.trainer.world_size / tokens
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._check_finite(loss / tokens, math.sqrt(squares / self.trainer.world_size) * scale, window)
         torch._foreach_mul_(gradients, scale)
         self.log("train/loss", loss / tokens, prog_bar=True)
+        self.log("train/grad_norm", math.sqrt(squares / self.trainer.world_size) * scale)
         self.log("train/lr", optimizer.param_groups[0]["lr"])
 
     def on_validation_epoch_start(self) -> None:
@@ -153,6 +178,21 @@ class CausalLMModule(L.LightningModule):
                 f"The checkpoint does not fit this configuration: {len(odd)} tensors stand on one side only, "
                 f"the first is {odd[0]}. Resume with the model, peft and quant of the run that wrote it."
             )
+
+    def _check_finite(self, loss: float, norm: float, window: Window) -> None:
+        """Stop before a step that would ruin the weights.
+
+        float16's loss scaler provokes infinite gradients to find its scale, and leaves out those steps itself.
+        """
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if math.isfinite(loss) and (scaled or math.isfinite(norm)):
+            return
+        raise NonFiniteError(
+            f"The loss of step {self.global_step} is {loss}, and the norm of its gradients {norm}. The weights are "
+            "those of the step before. Lower optim.lr, clip with trainer.gradient_clip_val, or choose another "
+            "trainer.precision.",
+            facts={"step": self.global_step, "loss": loss, "gradient_norm": norm, "rows": window.rows},
+        )
 
     def _logits(self, batch: Batch) -> Tensor:
         logits: Tensor = self.model(**model_inputs(batch, self.model.config._attn_implementation)).logits

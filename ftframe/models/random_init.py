@@ -22,13 +22,16 @@ def random_model(
     device: torch.device,
     attn_implementation: str = "sdpa",
     seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> Any:
     """A causal language model with the weights that its library draws at initialisation.
 
     The same seed draws the same weights on one kind of device, quantised or not.
     """
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attn_implementation)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code
+        )
     kept = _names_kept(model, quantization_config)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), torch.no_grad():

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ftframe import compose
 from ftframe.errors import FtframeError
-from ftframe.runs import redact
+from ftframe.redaction import redact
 from ftframe.schema import SweepConfig
 
 _OF_THE_SWEEP = ("sweep", "output_dir", "ckpt_path")

@@ -9,8 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from ftframe.durable_files import write_json
 from ftframe.errors import ConfigError
-from ftframe.runs import redact, redact_overrides, write_json
+from ftframe.redaction import redact, redact_overrides
 
 FORMAT = 1
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from ftframe.runs import CONFIG
 from ftframe.sweep import outcomes
 from ftframe.sweep.cells import Cell
 from ftframe.sweep.processes import Engine, Job, Process
@@ -21,9 +22,6 @@ from ftframe.sweep.records import State, SweepFolder, Trial
 from ftframe.sweep.trial import COMMAND_VARIABLE, FLAG, freeze
 
 POLL_SECONDS = 0.05
-FIT_CONTINUES_RUN_FOLDERS = False
-"""Whether `ftframe fit ckpt_path=<run folder>` goes on in that folder; if not, an interrupted trial starts anew."""
-
 WITH_MANIFEST = ("fit", "evaluate")
 """Commands whose runs end with a manifest."""
 
@@ -201,7 +199,7 @@ def resumed(folder: SweepFolder, cell: Cell, command: str) -> dict[str, Any]:
     """The config of a trial: going on where an earlier attempt left its run folder, if it did."""
     assert cell.config is not None
     run = folder.run(cell.number)
-    if FIT_CONTINUES_RUN_FOLDERS and command == "fit" and (run / "config.yaml").is_file():
+    if command == "fit" and (run / CONFIG).is_file():
         return {**cell.config, "ckpt_path": str(run), "output_dir": str(run)}
     if run.exists():
         shutil.rmtree(run)

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ftframe.errors import ConfigError
-from ftframe.runs import redact
+from ftframe.redaction import redact
 from ftframe.schema import Direction, Pruner, Sampler, SweepConfig
 from ftframe.signatures import check_arguments
 from ftframe.sweep.sampling import NumberedSampler, WholeGrid

@@ -2,83 +2,132 @@
 
 from __future__ import annotations
 
-import time
+import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
-from lightning.pytorch.callbacks import RichProgressBar
 
 from ftframe import accounting, assembly, console, extensions, preparation, runs, templates
-from ftframe.data.datamodule import SFTDataModule
-from ftframe.errors import ConfigError
+from ftframe.durable_files import PARTIAL, write_json
 from ftframe.metrics.generation import GenerationMetrics, Sampling
-from ftframe.models.artifact import Record, save_artifact, write_card
-from ftframe.models.precision import Precision
-from ftframe.train.checkpointing import build_checkpoints
-from ftframe.train.schedule import total_optimizer_steps
-from ftframe.train.throughput import Throughput
+from ftframe.models.artifact import save_artifact, write_card
+from ftframe.models.record import Record
+from ftframe.resumption import find_resumption
+from ftframe.run_plan import Plan, plan_run
+from ftframe.train.checkpoint_store import CheckpointStore
+from ftframe.train.checkpointing import Checkpoints
+from ftframe.train.guards import NonFiniteReport
+from ftframe.train.interruption import Interruption
+from ftframe.train.metrics_log import NAME as METRICS
+
+BASELINE = "baseline.json"
 
 
 def fit(cfg: Any) -> Path:
-    """Train as the config says, and return the run folder.
+    """Train as the config says, or go on with a run, and return the run folder.
 
     Raises:
         ConfigError: If the config cannot be run; no model has been loaded then, and no run folder made.
         DataError: If the data cannot be trained on; likewise.
+        Interrupted: If a signal came; the state is saved if a step was trained.
+        NonFiniteError: If the loss or a gradient is not a number.
     """
-    started = time.perf_counter()
-    assembly.check_nodes(cfg)
-    assembly.check_cell(cfg)
-    precision = assembly.precision_of(cfg)
-    ckpt_path = find_checkpoint(cfg.ckpt_path)
-    throughput = Throughput()
-    trainer = _build_trainer(cfg, precision, callbacks=[throughput])
-    tokenizer, model_config = preparation.load_tokenizer_of(cfg)
-    assembly.check_attention(cfg, model_config, precision)
-    inputs = preparation.prepare_inputs(cfg, tokenizer)
-    data, datamodule = inputs.data, inputs.datamodule
-    total_steps = _total_steps(cfg, datamodule, trainer)
-    accounting.warn_of_duplicates(data)
-    accounting.print_mixture(data)
+    resumption = find_resumption(cfg.ckpt_path, cfg.output_dir)
+    if resumption.complete:
+        assert resumption.run is not None
+        console.print_line(f"{runs.shown(resumption.run)} is complete: there is nothing to go on with.")
+        return resumption.run
+    with Interruption(console.print_line).installed() as interruption:
+        plan = plan_run(cfg, resumption)
+        accounting.warn_of_duplicates(plan.inputs.data)
+        accounting.print_mixture(plan.inputs.data)
+        own = runs.claimed(resumption.run) if resumption.run else runs.new_run_folder(cfg.output_dir)
+        with own as folder:
+            return _train(cfg, plan, folder, interruption)
 
-    folder = runs.create_run_folder(cfg.output_dir)
+
+def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Path:
+    """Train in a folder that belongs to this run alone."""
+    trainer, inputs, data = plan.trainer, plan.inputs, plan.inputs.data
+    _begin_folder(folder, cfg, plan)
     console.write_logs_to(folder / "log.txt")
-    runs.write_config(folder, cfg)
-    runs.write_rejected(folder, data.rejected)
-
-    answers = _answers(cfg, data, tokenizer)
-    checkpoints = build_checkpoints(folder / "checkpoints", total_steps=total_steps, **cfg.checkpoint)
-    trainer.callbacks += [answers, *checkpoints]
-    tokens_per_batch = datamodule.tokens_per_batch(trainer.world_size)
+    answers = _answers(cfg, data, inputs.tokenizer)
+    trainer.callbacks += [
+        answers,
+        NonFiniteReport(folder, data.where),
+        interruption,
+        Checkpoints(
+            CheckpointStore(folder / "checkpoints", keep=cfg.checkpoint.keep),
+            interruption,
+            every_n_steps=cfg.checkpoint.every_n_steps,
+            total_steps=plan.total_steps,
+            save_best=cfg.checkpoint.save_best,
+            facts=plan.facts,
+        ),
+    ]
     module = assembly.build_module(
-        cfg, precision, total_steps=total_steps, tokens_per_batch=tokens_per_batch, validation_tasks=data.names
+        cfg,
+        plan.precision,
+        total_steps=plan.total_steps,
+        tokens_per_batch=inputs.datamodule.tokens_per_batch(trainer.world_size),
+        validation_tasks=data.names,
     )
-
-    baseline = assembly.validate(trainer, module, datamodule) if cfg.baseline else None
-    samples = {"baseline": dict(answers.answers)}
+    baseline = _baseline(cfg, folder, answers, measure=partial(assembly.validate, trainer, module, inputs.datamodule))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
-    final = assembly.validate(trainer, module, datamodule)
-    samples["final"] = dict(answers.answers)
-
+    checkpoint = str(plan.checkpoint) if plan.checkpoint is not None else None
+    trainer.fit(module, inputs.datamodule, ckpt_path=checkpoint, weights_only=True if checkpoint else None)
+    final = assembly.validate(trainer, module, inputs.datamodule)
+    samples = {"baseline": baseline["answers"], "final": dict(answers.answers)}
     if not trainer.is_global_zero:
         return folder
     runs.write_rejected(folder, data.rejected)  # of a stream, they are known now
     results = {
-        "baseline": baseline,
+        "baseline": baseline["metrics"],
         "final": final,
         "optimizer_steps": trainer.global_step,
         "parameters": _count_parameters(module.model),
-        **throughput.summary(trainer.world_size),
+        **plan.throughput.summary(trainer.world_size),
         "data": data.counts,
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(plan.throughput.wall_seconds, 1),
     }
     runs.write_samples(folder / "predictions.jsonl", [prompt.conversation for prompt in data.prompts], answers=samples)
-    artifact = _save(folder, cfg, _record(cfg, precision, inputs), module.model, inputs=inputs, results=results)
+    artifact = _save(folder, cfg, _record(cfg, plan), module.model, inputs=inputs, results=results)
     _report(folder, artifact, results, data=data, samples=samples)
     return folder
+
+
+def _begin_folder(folder: Path, cfg: Any, plan: Plan) -> None:
+    """Write what is known at the start; where a run goes on without a checkpoint, it starts anew."""
+    if not runs.is_first_rank():
+        return
+    for stray in folder.glob(f"{PARTIAL}*"):
+        stray.unlink()
+    if plan.resumption.run is None:
+        runs.write_config(folder, cfg)
+    elif plan.checkpoint is None:
+        for name in (BASELINE, METRICS):
+            (folder / name).unlink(missing_ok=True)
+    runs.write_rejected(folder, plan.inputs.data.rejected)
+
+
+def _baseline(
+    cfg: Any, folder: Path, answers: GenerationMetrics, *, measure: Callable[[], dict[str, float]]
+) -> dict[str, Any]:
+    """Metrics and answers of the untouched base; a run that goes on has measured them."""
+    path = folder / BASELINE
+    if path.is_file():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return {**saved, "answers": {int(number): text for number, text in saved["answers"].items()}}
+    if not cfg.baseline:
+        return {"metrics": None, "answers": {}}
+    measured = {"metrics": measure(), "answers": dict(answers.answers)}
+    if runs.is_first_rank():
+        write_json(path, measured)
+    return measured
 
 
 def _save(
@@ -88,29 +137,11 @@ def _save(
     artifact = folder / record.kind
     save_artifact(model, inputs.tokenizer, record=record, folder=artifact)
     write_card(artifact, record, results=results["final"], data=", ".join(assembly.dataset_names(cfg.data)))
-    runs.write_json(folder / "metrics.json", results)
-    facts = {"template": record.template, "base": record.base["path"], "data": inputs.data.fingerprints}
+    write_json(folder / "metrics.json", results)
+    base = {"base": record.base["path"], "base_fingerprint": record.base_fingerprint}
+    facts = {"template": record.template, **base, "data": inputs.data.fingerprints}
     runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
     return artifact
-
-
-def find_checkpoint(ckpt_path: str | None) -> str | None:
-    """The file to resume from.
-
-    Raises:
-        ConfigError: If it does not exist.
-    """
-    if ckpt_path is None:
-        return None
-    path = Path(ckpt_path).expanduser()
-    if ckpt_path == "last":
-        found = sorted(Path("outputs/fit").glob("*/checkpoints/last.ckpt"), key=lambda file: file.stat().st_mtime)
-        path = found[-1] if found else Path("outputs/fit/*/checkpoints/last.ckpt")
-    elif path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
-    if not path.is_file():
-        raise ConfigError(f"ckpt_path={ckpt_path}: there is no checkpoint {path}.")
-    return str(path)
 
 
 def _answers(cfg: Any, data: preparation.PreparedData, tokenizer: Any) -> GenerationMetrics:
@@ -124,49 +155,19 @@ def _answers(cfg: Any, data: preparation.PreparedData, tokenizer: Any) -> Genera
     )
 
 
-def _build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any]) -> Any:
-    logger = assembly.build(cfg.logger, "logger") if cfg.logger is not None else False
-    if cfg.trainer.enable_progress_bar:
-        callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
-    callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
-    return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger)
-
-
-def _total_steps(cfg: Any, datamodule: SFTDataModule, trainer: L.Trainer) -> int:
-    """Optimizer steps of the run.
-
-    Raises:
-        ConfigError: If nothing bounds them; for a stream only `trainer.max_steps` does.
-    """
-    if datamodule.streams:
-        if trainer.max_steps < 1 or trainer.max_epochs not in (None, -1):
-            raise ConfigError(
-                "data.dataset.streaming=true: no one knows how long an epoch is, so steps alone must end the run. Set "
-                f"trainer.max_steps=<steps> (it is {trainer.max_steps}) and trainer.max_epochs=-1 (it is "
-                f"{trainer.max_epochs})."
-            )
-        return trainer.max_steps
-    return total_optimizer_steps(
-        len(datamodule.train_sampler(trainer.world_size)),
-        max_epochs=trainer.max_epochs,
-        max_steps=trainer.max_steps,
-        accumulate_grad_batches=trainer.accumulate_grad_batches,
-        limit_train_batches=cfg.trainer.limit_train_batches,
-    )
-
-
-def _record(cfg: Any, precision: Precision, inputs: preparation.Inputs) -> Record:
+def _record(cfg: Any, plan: Plan) -> Record:
     quant = assembly.plain(cfg.quant)
     return Record(
         kind="model" if cfg.peft is None else "adapter",
         base=asdict(assembly.base_spec(cfg)),
-        dtype=str(precision.base_dtype).removeprefix("torch."),
+        dtype=str(plan.precision.base_dtype).removeprefix("torch."),
         quant={k: v for k, v in quant.items() if not k.startswith("_")} if quant else None,
         template=assembly.plain(cfg.data.template),
-        stop_token_ids=inputs.data.stop_token_ids,
+        stop_token_ids=plan.inputs.data.stop_token_ids,
         max_new_tokens=cfg.data.max_new_tokens,
         tasks=templates.task_templates(cfg.data),
-        template_sha256=templates.template_sha256(cfg.data.template, inputs.template),
+        template_sha256=templates.template_sha256(cfg.data.template, plan.inputs.template),
+        base_fingerprint=plan.facts["base"],
     )
 
 

@@ -9,51 +9,52 @@ import lightning as L  # noqa: N812 (the library's own abbreviation)
 import torch
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, runs, templates
+from ftframe import assembly, console, finished_run, runs, templates
 from ftframe.api import BadRow, Conversation, Message
 from ftframe.data.datasets import read_inputs
 from ftframe.data.supervision import prompt_ids
 from ftframe.errors import ConfigError, DataError
 from ftframe.metrics.generation import Sampling
-from ftframe.models.artifact import Record, find_artifact, load_artifact, load_artifact_tokenizer, read_record
+from ftframe.models.artifact import load_artifact, load_artifact_tokenizer, open_artifact
+from ftframe.models.record import Record
 
 
 def predict(cfg: Any) -> Path:
     """Answer `prompt`, or each row of `input`, and return the folder with `predictions.jsonl`.
 
     Raises:
-        ConfigError: If `run` is no finished run, or not exactly one of `prompt` and `input` is given.
+        ConfigError: If `run` is no finished run, its base model is another than in training, or not exactly one of
+            `prompt` and `input` is given.
         DataError: If a row of `input` cannot be read.
     """
-    artifact = find_artifact(cfg.run)
-    record = read_record(artifact)
+    artifact, record = open_artifact(cfg.run)
     conversations = read_conversations(cfg)
-    tokenizer = load_artifact_tokenizer(artifact)
+    base = finished_run.base_of(cfg, record, accelerator=cfg.accelerator)
+    tokenizer = load_artifact_tokenizer(artifact, trust_remote_code=cfg.trust_remote_code and record.kind == "model")
     template = templates.artifact_template(record, cfg.template, tokenizer, task=choose_task(record, cfg.task))
     prompts = [prompt_ids(turns, template=template, tokenizer=tokenizer) for turns in conversations]
 
-    folder = runs.create_run_folder(cfg.output_dir)
-    console.write_logs_to(folder / "log.txt")
-    runs.write_config(folder, cfg)
-    device = torch.device("cuda" if assembly.on_gpu(cfg.accelerator) else "cpu")
-    base = record.base_spec(path=cfg.base, trust_remote_code=cfg.trust_remote_code)
-    model = load_artifact(artifact, record, base=base, device=device)
-    sampling = Sampling(
-        record.stop_token_ids,
-        assembly.pad_token_id(tokenizer),
-        cfg.max_new_tokens or record.max_new_tokens,
-        temperature=cfg.temperature,
-        top_p=cfg.top_p,
-    )
-    L.seed_everything(cfg.seed, verbose=False)
-    generate = assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)
-    answers = {answer.position: answer.text for answer in generate(model, prompts)}
-    predictions = folder / "predictions.jsonl"
-    runs.write_samples(predictions, conversations, answers={"answer": answers})
-    for index, turns in enumerate(conversations[:20]):
-        console.print_turn(next(t.content for t in reversed(turns) if t.role == "user"), answers[index])
-    console.print_facts([("answers", len(answers)), ("predictions", runs.shown(predictions))], title="Done")
-    return folder
+    with runs.new_run_folder(cfg.output_dir) as folder:
+        console.write_logs_to(folder / "log.txt")
+        runs.write_config(folder, cfg)
+        device = torch.device("cuda" if assembly.on_gpu(cfg.accelerator) else "cpu")
+        model = load_artifact(artifact, record, base=base, device=device, allow_base_mismatch=cfg.allow_base_mismatch)
+        sampling = Sampling(
+            record.stop_token_ids,
+            assembly.pad_token_id(tokenizer),
+            cfg.max_new_tokens or record.max_new_tokens,
+            temperature=cfg.temperature,
+            top_p=cfg.top_p,
+        )
+        L.seed_everything(cfg.seed, verbose=False)
+        generate = assembly.answerer(tokenizer, sampling, batch_size=cfg.batch_size)
+        answers = {answer.position: answer.text for answer in generate(model, prompts)}
+        predictions = folder / "predictions.jsonl"
+        runs.write_samples(predictions, conversations, answers={"answer": answers})
+        for index, turns in enumerate(conversations[:20]):
+            console.print_turn(next(t.content for t in reversed(turns) if t.role == "user"), answers[index])
+        console.print_facts([("answers", len(answers)), ("predictions", runs.shown(predictions))], title="Done")
+        return folder
 
 
 def choose_task(record: Record, task: str | None) -> str | None:

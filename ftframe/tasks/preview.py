@@ -12,6 +12,7 @@ from ftframe.data.packing import pack_best_fit, packing_efficiency
 from ftframe.data.spelling import Token, spell, stretches
 from ftframe.data.streaming import Stream
 from ftframe.data.task_data import PreparedTask
+from ftframe.durable_files import write_json
 
 SHOWN_REJECTED = 20
 """Rows that were left out which the page lists; `rejected_rows.jsonl` has all."""
@@ -32,22 +33,22 @@ def preview(cfg: Any) -> Path:
     data, datamodule = inputs.data, inputs.datamodule
     layout = None if datamodule.streams else accounting.account_layout(datamodule.train_sampler(world_size=1))
 
-    folder = runs.create_run_folder(cfg.output_dir)
-    console.write_logs_to(folder / "log.txt")
-    runs.write_config(folder, cfg)
-    runs.write_rejected(folder, data.rejected)
-    runs.write_json(folder / "preview.json", accounting.figures(data, layout))
+    with runs.new_run_folder(cfg.output_dir) as folder:
+        console.write_logs_to(folder / "log.txt")
+        runs.write_config(folder, cfg)
+        runs.write_rejected(folder, data.rejected)
+        write_json(folder / "preview.json", accounting.figures(data, layout))
 
-    examples = [
-        (title, tokens) for task in data.trained for title, tokens in first_examples(task, cfg.examples, tokenizer)
-    ]
-    tables = list(figure_tables(data, layout))
-    bars = [] if isinstance(data.train, Stream) else accounting.histogram(data.train.lengths)
-    show(examples, tables, bars)
-    accounting.warn_of_duplicates(data)
-    (folder / "preview.html").write_text(as_page(examples, tables, bars, data.rejected), encoding="utf-8")
-    console.print_facts([("preview", runs.shown(folder / "preview.html"))], title="Done")
-    return folder
+        examples = [
+            (title, tokens) for task in data.trained for title, tokens in first_examples(task, cfg.examples, tokenizer)
+        ]
+        tables = list(figure_tables(data, layout))
+        bars = [] if isinstance(data.train, Stream) else accounting.histogram(data.train.lengths)
+        show(examples, tables, bars)
+        accounting.warn_of_duplicates(data)
+        (folder / "preview.html").write_text(as_page(examples, tables, bars, data.rejected), encoding="utf-8")
+        console.print_facts([("preview", runs.shown(folder / "preview.html"))], title="Done")
+        return folder
 
 
 def first_examples(task: PreparedTask, count: int, tokenizer: Any) -> Iterator[tuple[str, list[Token]]]:

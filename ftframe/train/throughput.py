@@ -30,6 +30,28 @@ class Throughput(Callback):
         self._window_tokens = 0
         self._step = 0
         self._started: float | None = None
+        self._begun = time.perf_counter()
+        self._wall_before = 0.0
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds since this was made, and those of the run before it was interrupted, up to its last checkpoint."""
+        return self._wall_before + time.perf_counter() - self._begun
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted so far."""
+        counted = {"tokens": self.tokens, "seconds": self.seconds, "step_seconds": list(self.step_seconds)}
+        return {**counted, "wall_seconds": self.wall_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.tokens, self.seconds = state_dict["tokens"], state_dict["seconds"]
+        self.step_seconds = list(state_dict["step_seconds"])
+        self._wall_before = state_dict["wall_seconds"]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the step that training begins with."""
+        self._step = trainer.global_step
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -16,7 +16,10 @@ EOS_ID = 2
 
 def test_pad_batch_masks_by_length_and_keeps_a_supervised_pad_id() -> None:
     batch = pad_batch(
-        [{"input_ids": [1, 5, EOS_ID], "labels": [IGNORE_INDEX, 5, EOS_ID]}, {"input_ids": [1], "labels": [1]}],
+        [
+            {"input_ids": [1, 5, EOS_ID], "labels": [IGNORE_INDEX, 5, EOS_ID], "row": 7},
+            {"input_ids": [1], "labels": [1], "row": "a.jsonl, row 3"},
+        ],
         pad_token_id=EOS_ID,
     )
     plain = {name: value.tolist() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
@@ -27,6 +30,7 @@ def test_pad_batch_masks_by_length_and_keeps_a_supervised_pad_id() -> None:
         "task": [0, 0],
         "tokens": 4,
         "supervised_tokens": 2,
+        "rows": [7, "a.jsonl, row 3"],
     }
 
 

@@ -12,6 +12,8 @@ from ftframe.data.datamodule import Loading, SFTDataModule
 from ftframe.data.examples import Examples, examples_of
 from ftframe.errors import DataError
 
+from .positions import trainer_at
+
 
 def examples(count: int, *, first: int = 0) -> Examples:
     """Examples of uneven length, each known by its first id."""
@@ -78,7 +80,7 @@ def test_ranks_share_the_batches() -> None:
     module = SFTDataModule(examples(10), examples(10), pad_token_id=0, loading=Loading(batch_size=2))
     rows: dict[str, list[int]] = {"train": [], "validation": []}
     for rank in range(2):
-        module.trainer = type("Trainer", (), {"global_rank": rank, "world_size": 2})()
+        module.trainer = trainer_at(rank=rank, world_size=2)
         for batch in module.train_dataloader():
             rows["train"] += batch["input_ids"][:, 0].tolist()
         for batch in module.val_dataloader():
@@ -97,6 +99,23 @@ def test_workers_give_the_same_batches() -> None:
         return [batch["input_ids"][:, 0].tolist() for batch in loader]
 
     assert batches(2) == batches(0)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)], ids=["here", "workers"])
+@pytest.mark.parametrize("capacity", [None, 12], ids=["padded", "packed"])
+def test_batches_begin_where_training_stands(capacity: int | None, num_workers: int) -> None:
+    def batches(epoch: int, first: int, **more: Any) -> list[list[Any]]:
+        loading = Loading(batch_size=4, num_workers=num_workers, capacity=capacity)
+        module = SFTDataModule(examples(23), pad_token_id=0, loading=loading)
+        module.trainer = trainer_at(epoch, first, **more)
+        return [batch["rows"] for batch in module.train_dataloader()]
+
+    for epoch in (0, 3):
+        whole = batches(epoch, 0)
+        assert sorted(row for rows in whole for row in rows) == list(range(23))
+        assert batches(epoch, 2) == whole[2:]
+    assert batches(2, 5, is_last_batch=True) == batches(3, 0)
+    assert batches(0, 0) != batches(3, 0)
 
 
 @pytest.mark.parametrize(("examples", "ranks"), [(5, 4), (16, 2), (7, 7), (9, 2)])

@@ -15,6 +15,8 @@ from ftframe.data.tokenizing import Limit
 from ftframe.errors import DataError
 from ftframe.models.base import resolve_path
 
+from .positions import trainer_at
+
 TOKENIZER = AutoTokenizer.from_pretrained(resolve_path("pkg://ftframe.embedded/tiny"))
 
 
@@ -107,7 +109,7 @@ def test_long_rows_of_a_stream_are_noted_in_the_first_epoch_only() -> None:
     assert cut == [f"train_truncated {len(before)}"]
 
 
-def loader(rank: int = 0, world_size: int = 1, rows: int = 50) -> ResumableDataLoader:
+def loader(rows: int = 50, **position: int) -> ResumableDataLoader:
     examples = stream(Source(rows))
     module = SFTDataModule(
         lambda epoch: examples.batches(epoch, batch_size=4, capacity=None),
@@ -115,7 +117,7 @@ def loader(rank: int = 0, world_size: int = 1, rows: int = 50) -> ResumableDataL
         pad_token_id=0,
         loading=Loading(batch_size=4),
     )
-    module.trainer = type("Trainer", (), {"global_rank": rank, "world_size": world_size})()
+    module.trainer = trainer_at(**position)
     made = module.train_dataloader()
     assert isinstance(made, ResumableDataLoader)
     return made
@@ -128,21 +130,23 @@ def ids(batches: Any) -> list[Any]:
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_a_stream_and_stop_together(world_size: int) -> None:
     alone = ids(loader())
-    dealt = [ids(loader(rank, world_size)) for rank in range(world_size)]
+    dealt = [ids(loader(rank=rank, world_size=world_size)) for rank in range(world_size)]
     assert {len(batches) for batches in dealt} == {len(alone) // world_size}
     together = [batch for step in zip(*dealt, strict=True) for batch in step]
     assert together == alone[: len(together)]
 
 
-def test_a_resumed_stream_goes_on_where_it_stopped() -> None:
-    straight = loader()
-    whole = ids(straight) + ids(straight)  # two epochs
-    first = loader()
-    batches = iter(first)
-    seen = ids([next(batches) for _ in range(6)])[:5]  # one is taken ahead, as Lightning does it
-    resumed = loader()
-    resumed.load_state_dict(first.state_dict())
-    assert seen + ids(resumed) + ids(resumed) == whole
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_stream_begins_where_training_stands(epoch: int, world_size: int) -> None:
+    whole = ids(loader(epoch=epoch, world_size=world_size))
+    assert len(whole) > 5
+    for batches in range(len(whole) + 1):
+        assert ids(loader(epoch=epoch, batches=batches, world_size=world_size)) == whole[batches:]
+
+
+def test_each_epoch_of_a_stream_has_an_order_of_its_own() -> None:
+    assert ids(loader(epoch=0)) != ids(loader(epoch=1))
 
 
 def test_an_empty_stream_is_refused() -> None:

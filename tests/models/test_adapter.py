@@ -98,6 +98,15 @@ def test_folder_without_an_adapter_is_refused(exists, shape, tmp_path):
     assert str(caught.value) == f"{folder} holds no adapter_model.safetensors, so it is not an adapter."
 
 
+@pytest.mark.parametrize("kept", [0, 5, 200, -10])
+def test_truncated_weights_are_refused_by_name(kept, shape, tmp_path):
+    save_adapter(with_adapter(base_of(shape)), tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept])
+    with pytest.raises(FtframeError, match=r"adapter_model\.safetensors is damaged: "):
+        load_adapter(base_of(shape), tmp_path)
+
+
 QUANT = {"none": None, "4bit": {"load_in_4bit": True}, "8bit": {"load_in_8bit": True}}
 
 

@@ -91,6 +91,13 @@ def test_resolve_path_refuses(path, message, here):
     assert str(caught.value) == message
 
 
+def test_resolve_path_of_a_package_that_cannot_be_imported(here, monkeypatch):
+    (here / "broken" / "model").mkdir(parents=True)
+    (here / "broken" / "__init__.py").write_text("raise SystemExit")
+    monkeypatch.syspath_prepend(str(here))
+    assert resolve_path("pkg://broken/model") == str(here / "broken" / "model")
+
+
 def test_resolve_path_names_the_key_it_is_told(here):
     with pytest.raises(ConfigError, match=r"^base=\./lama is not a folder"):
         resolve_path("./lama", key="base")

@@ -1,4 +1,4 @@
-"""A trial that trains nothing, in place of `python -m ftframe`: what the launcher does with it is real."""
+"""Sweeps in folders of their own, a browser, and a trial that trains nothing."""
 
 from __future__ import annotations
 
@@ -6,13 +6,34 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .folders import group_lives, starts
+from .browser import Browser, missing_programs, open_browser
+from .folders import SweepFolder
+from .outcome import group_lives, starts
+
+MakeSweep = Callable[..., SweepFolder]
+
+
+@pytest.fixture
+def make_sweep(tmp_path: Path) -> MakeSweep:
+    """Makes sweeps in folders of their own: `make_sweep("first", objectives=[...])`."""
+    return lambda name="sweep", **asked: SweepFolder(tmp_path / name, **asked)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A headless Chromium."""
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"no {' and no '.join(missing)} here (Debian: apt-get install chromium chromium-driver)")
+    with open_browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
 
 FAKE = """
 import json, os, signal, subprocess, sys, time

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .folders import leaderboard, records, starts, wait_for
+from .outcome import leaderboard, records, starts, wait_for
 
 GRID = ("peft.r=4,8", "optim.lr=1e-3,2e-3", "sweep.max_parallel=2")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .folders import leaderboard, records
+from .outcome import leaderboard, records
 
 pytestmark = pytest.mark.slow
 

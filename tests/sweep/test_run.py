@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .folders import group_lives, leaderboard, records, starts, wait_for
+from .outcome import group_lives, leaderboard, records, starts, wait_for
 
 GRID = ("peft.r=4,8", "optim.lr=1e-3,2e-3", "seed=0,1")
 

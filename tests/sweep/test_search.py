@@ -15,7 +15,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from .folders import leaderboard, records, starts, wait_for
+from .outcome import leaderboard, records, starts, wait_for
 
 OVER = ("hydra/sweeper=optuna", "optim.lr=tag(log,interval(1e-5,1e-2))", "peft.r=int(interval(2,32))")
 

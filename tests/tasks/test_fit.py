@@ -10,8 +10,9 @@ import yaml
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from ftframe.models.artifact import load_artifact, read_record
-from ftframe.runs import sha256
+from ftframe.durable_files import sha256
+from ftframe.models.artifact import load_artifact
+from ftframe.models.record import read_record
 
 PEFTS = ("none", "lora", "qlora", "dora")
 QUANTS = ("none", "4bit", "8bit")
@@ -54,9 +55,10 @@ def test_run_folder_is_complete(default_run):
             "metrics.csv",
             "metrics.json",
             "predictions.jsonl",
+            "baseline.json",
             "log.txt",
         ),
-        *("checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+        *("checkpoints/manifest.json", "checkpoints/step-00000300.ckpt", "checkpoints/step-00000384.ckpt"),
         *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/ftframe.json"),
         *("adapter/README.md", "adapter/tokenizer.json", "adapter/tokenizer_config.json"),
     }

@@ -1,11 +1,14 @@
 """`ftframe predict` as a user runs it."""
 
 import json
+import shutil
 
 import pytest
 from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 
 from ftframe.errors import ConfigError, DataError
+from ftframe.models.base import resolve_path
 from ftframe.schema import PredictConfig
 from ftframe.tasks.predict import read_conversations
 
@@ -61,6 +64,58 @@ def test_bad_input_is_refused(arguments, message, default_run, tmp_path, ftframe
     done = ftframe("predict", f"run={default_run[0]}", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory, ftframe, quick):
+    """A run of a few steps, for tests that do not look at its answers."""
+    folder = tmp_path_factory.mktemp("quick") / "run"
+    done = ftframe("fit", *quick, "baseline=false", "metrics=none", f"output_dir={folder}", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def other_base(folder):
+    """The embedded base with one number of its weights changed."""
+    copy = shutil.copytree(resolve_path("pkg://ftframe.embedded/tiny"), folder / "other")
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.norm.weight"][0] += 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_another_base_is_refused_unless_it_is_allowed(command, quick_run, tmp_path, ftframe):
+    arguments = [f"run={quick_run}", f"base={other_base(tmp_path)}"]
+    arguments += (
+        ["prompt=Where does Jovin live?"] if command == "predict" else ["data=people", "data.generate_examples=0"]
+    )
+    done = ftframe(command, *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: The base model {tmp_path / 'other'} (weights ")
+    assert "trained on: pkg://ftframe.embedded/tiny (weights " in done.stderr
+    assert "allow_base_mismatch=true" in done.stderr
+    assert not (tmp_path / "outputs").exists()
+    done = ftframe(command, *arguments, "allow_base_mismatch=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Warning: The base model " in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_damaged_adapter_is_refused(command, quick_run, tmp_path, ftframe):
+    run = shutil.copytree(quick_run, tmp_path / "run")
+    weights = run / "adapter" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = ftframe(command, "run=run", *(["prompt=a"] if command == "predict" else []), cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "adapter/adapter_model.safetensors is not what was saved" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "outputs").exists()
 
