@@ -189,7 +189,6 @@ def _exit_code(trials: Mapping[int, Trial]) -> int:
     failed = [trial for trial in trials.values() if trial.state not in (State.DONE, State.PRUNED)]
     if not failed:
         return 0
-    console.print_line(f"{len(failed)} of {len(trials)} trials did not end well.")
     return next((outcomes.shell_code(trial.exit_code or 0) for trial in failed if trial.attempts), 2)
 
 

@@ -43,7 +43,7 @@ import yaml
 file = next(a.partition("=")[2] for a in sys.argv if a.startswith("--frozen="))
 config = yaml.safe_load(Path(file).read_text())["config"]
 run, seed = Path(config["output_dir"]), config["seed"]
-run.mkdir(parents=True)
+run.mkdir(parents=True, exist_ok=config["ckpt_path"] is not None)
 (run / "config.yaml").write_text(yaml.safe_dump({k: config[k] for k in ("seed", "peft", "optim")}))
 with open(run.parents[1] / "starts.txt", "a") as starts:
     starts.write(f"{run.name} {os.getpid()} {os.getpgid(0)} {os.environ.get('OMP_NUM_THREADS')} "

@@ -98,7 +98,7 @@ BAD = {
     "a sampler's argument": (("+sweep.sampler_args.n_startup=1",), "n_startup"),
     "a pruner's argument": (("sweep.pruner=asha", "+sweep.pruner_args.min_resource=0"), "min_resource"),
     "a sampler": (("sweep.sampler=tpee",), "sampler"),
-    "a storage": (("sweep.storage=nosuch://ada:hush@host/db",), "sweep.storage=nosuch://ada:<redacted>@host/db"),
+    "a storage": (("sweep.storage=nosuch://ada:hush@host/db",), "sweep.storage=nosuch://<redacted>@host/db"),
     "an unknown key": (("optim.lrr=interval(0,1)",), "Unknown key 'optim.lrr'"),
     "a value": (("data.batch_size=int(interval(0,4))",), "data.batch_size=0"),
 }
