@@ -112,17 +112,30 @@ def _completed_command() -> str | None:
 def _run_configured(arguments: list[str]) -> int:
     from ftframe import compose
     from ftframe.resumption import with_overrides_of_run
+    from ftframe.sweep import multirun, trial
 
     command = arguments[0].removeprefix("--config-name=")
     if command not in CONFIGURED:
         raise _unknown_command(command)
+    frozen = trial.load_frozen(arguments[1:])
+    if frozen is not None:
+        _execute(command, frozen)
+        return 0
     # Lightning starts the other ranks from sys.argv, so the command has to stay in it, in Hydra's own spelling.
     overrides = [_quote_prompt(argument) for argument in arguments[1:]]
     if command == "fit":
         overrides = with_overrides_of_run(overrides)
     sys.argv[1:] = [f"--config-name={command}", *overrides]
+    multirun.register()
     compose.run(lambda cfg: _execute(command, cfg), command)
-    return 0
+    return _run_sweep() if multirun.MultirunSweeper.planned else 0
+
+
+def _run_sweep() -> int:
+    """Run what `-m` planned. Imported only now: a single run needs none of it."""
+    from ftframe.sweep.run import run_planned
+
+    return run_planned()
 
 
 def _execute(command: str, cfg: Any) -> None:
@@ -155,9 +168,9 @@ def _unknown_command(command: str) -> FtframeError:
 
 
 def _quote_prompt(argument: str) -> str:
-    """Keep a prompt's commas, colons and quotes out of Hydra's grammar."""
+    """Keep the commas, colons and quotes of a prompt or a URL out of Hydra's grammar."""
     key, equals, value = argument.partition("=")
-    if key not in ("prompt", "system") or not equals or value == "null" or _QUOTED.fullmatch(value):
+    if key not in ("prompt", "system", "sweep.storage") or not equals or value == "null" or _QUOTED.fullmatch(value):
         return argument
     value = _REFERENCE.sub(lambda found: found[1] * 2 + "\\${", value)  # text, not a reference to another key
     # Hydra reads backslashes in quotes as they are, except before a quote, where each is doubled.

@@ -6,6 +6,8 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import hydra
@@ -58,10 +60,23 @@ def run(task: Callable[[Any], None], command: str) -> None:
             failures.append(error)
 
     main = hydra.main(version_base="1.3", config_path=f"pkg://{BUILT_IN}", config_name=command)
-    try:
+    with explained(command):
         search_path.refuse_clashes_of(sys.argv[1:])
         _refuse_keys_of_no_data(command, sys.argv[1:])
         main(run_cell)()
+    if failures:
+        raise failures[0]
+
+
+@contextmanager
+def explained(command: str) -> Iterator[None]:
+    """Turn what Hydra raises while it composes into errors that name what is right.
+
+    Raises:
+        ConfigError: In place of an error of Hydra, OmegaConf or YAML.
+    """
+    try:
+        yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error
     except FtframeError:
@@ -71,8 +86,6 @@ def run(task: Callable[[Any], None], command: str) -> None:
             f"These overrides do not compose: {' '.join(sys.argv[2:])}\n{type(error).__name__}: {error}\n"
             "Is a whole group set to a value? Choose one of its options, such as peft=none."
         ) from error
-    if failures:
-        raise failures[0]
 
 
 def _run_in_own_folder(task: Callable[[Any], None], cfg: DictConfig) -> None:
@@ -128,17 +141,39 @@ def check(cfg: DictConfig) -> DictConfig:
     Raises:
         ConfigError: Naming the first wrong key and the nearest right one.
     """
-    schema = OmegaConf.structured(SCHEMAS[cfg.command])
+    return resolve(with_types(cfg))
+
+
+def with_types(cfg: DictConfig) -> DictConfig:
+    """The composed config held against the schema.
+
+    Raises:
+        ConfigError: If a key is unknown, or a value of the wrong type.
+    """
+    schema = _schema(cfg.command)
     try:
         typed = OmegaConf.merge(schema, OmegaConf.to_container(cfg))
+    except OmegaConfBaseException as error:
+        raise ConfigError(explain_key(error, schema)) from error
+    assert isinstance(typed, DictConfig)
+    return typed
+
+
+def resolve(typed: DictConfig) -> DictConfig:
+    """A typed config with every reference resolved, and checked for what types cannot say.
+
+    Raises:
+        ConfigError: If a value is missing, or means nothing, or does not go with another.
+    """
+    schema = _schema(typed.command)
+    try:
         _type_tasks(typed)
         missing = sorted(OmegaConf.missing_keys(typed))
         if missing:
             raise ConfigError(f"No value for {', '.join(missing)}. Set it on the command line: {missing[0]}=...")
         OmegaConf.resolve(typed)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain_key(error, schema)) from error
-    assert isinstance(typed, DictConfig)
+        raise ConfigError(explain_key(error, schema)) from error
     for key, target in targets(typed):
         if not target.startswith(TARGET_PREFIXES):
             raise ConfigError(
@@ -147,6 +182,14 @@ def check(cfg: DictConfig) -> DictConfig:
             )
     check_values(typed)
     return typed
+
+
+@cache
+def _schema(command: str) -> DictConfig:
+    """The types of a command's keys; made once, since a grid checks a thousand configs against them."""
+    schema = OmegaConf.structured(SCHEMAS[command])
+    assert isinstance(schema, DictConfig)
+    return schema
 
 
 def _refuse_other_command(cfg: DictConfig, command: str) -> None:
@@ -178,7 +221,7 @@ def _type_tasks(cfg: Any) -> None:
         try:
             tasks[name] = OmegaConf.merge(schema, OmegaConf.to_container(tasks[name]))
         except OmegaConfBaseException as error:
-            raise ConfigError(_explain_key(error, schema, prefix=f"{key}.")) from error
+            raise ConfigError(explain_key(error, schema, prefix=f"{key}.")) from error
 
 
 def check_names(cfg: DictConfig) -> None:
@@ -207,7 +250,7 @@ def targets(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from targets(child, f"{key}[{index}]")
 
 
-def _explain_key(error: OmegaConfBaseException, schema: DictConfig, *, prefix: str = "") -> str:
+def explain_key(error: OmegaConfBaseException, schema: DictConfig, *, prefix: str = "") -> str:
     """A message for a value or key that the schema refuses; `prefix` is where the schema stands."""
     key = error.full_key or str(error.key)
     if isinstance(error, ConfigKeyError):
@@ -238,7 +281,7 @@ def _explain(error: Exception, command: str) -> str:
     found = re.match(r"In '([^']+)': ConfigKeyError", str(error))
     if found and isinstance(cause, OmegaConfBaseException):
         hint = "\nIf it is no option of that group, it begins with: # @package _global_" * (cause.key == "experiment")
-        return f"In '{found[1]}': {_explain_key(cause, OmegaConf.structured(SCHEMAS[command]))}{hint}"
+        return f"In '{found[1]}': {explain_key(cause, _schema(command))}{hint}"
     return _ABOUT_A_KEY.sub("", f"{error}\n{error.__cause__ or ''}").strip()
 
 

@@ -68,8 +68,9 @@ def print_config(cfg: DictConfig) -> None:
     """The composed configuration as a tree, one line per group."""
     config = redact(OmegaConf.to_container(cfg, enum_to_str=True))
     tree = Tree(f"[bold]ftframe {config['command']}[/bold]")
-    for group, node in config.items():
-        if (isinstance(node, Mapping) and node) or (node not in (None, {}, []) and group != "command"):
+    for group in (group for group in config if group not in ("command", "sweep")):
+        node = config[group]
+        if node not in (None, {}, []):
             tree.add(f"[cyan]{group}[/cyan]  {_flat(node)}")
     console.print(tree)
 

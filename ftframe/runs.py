@@ -48,6 +48,7 @@ _PACKAGES = (
     "hydra-core",
     "omegaconf",
 )
+_typed: list[str] | None = None
 
 
 class FolderTakenError(ConfigError):
@@ -144,9 +145,18 @@ def write_config(folder: Path, cfg: Any) -> None:
     if not is_first_rank():
         return
     redacted = redact(OmegaConf.to_container(cfg, enum_to_str=True))
-    typed = redact_overrides([argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"])
+    typed = [argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"]
+    typed = redact_overrides(_typed if _typed is not None else typed)
     write_text(folder / OVERRIDES, yaml.safe_dump(typed, allow_unicode=True))
     write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))  # last: now it is a run
+    write_text(folder / OVERRIDES, yaml.safe_dump(typed, allow_unicode=True))
+    write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))  # last: now it is a run
+
+
+def set_typed(overrides: Sequence[str]) -> None:
+    """Say what was typed, where the command line names a file that holds it."""
+    global _typed
+    _typed = list(overrides)
 
 
 def write_samples(

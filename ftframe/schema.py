@@ -153,6 +153,75 @@ class CheckpointConfig:
     """Also keep the step with the lowest `val/loss`."""
 
 
+class Direction(Enum):
+    """Which values of an objective are better."""
+
+    minimize = "minimize"
+    maximize = "maximize"
+
+
+class Sampler(Enum):
+    """How the next values are chosen."""
+
+    tpe = "tpe"
+    random = "random"
+    gp = "gp"
+    cmaes = "cmaes"
+    grid = "grid"
+
+
+class Pruner(Enum):
+    """Which trials are ended early."""
+
+    none = "none"
+    median = "median"
+    asha = "asha"
+    hyperband = "hyperband"
+
+
+@dataclass
+class ObjectiveConfig:
+    """What makes one trial better than another."""
+
+    metric: str = "val/loss"
+    """A name that `metrics.json` has in `final`, or a number beside it: tokens_per_second, peak_gpu_gib, seconds."""
+    direction: Direction = Direction.minimize
+
+
+@dataclass
+class SweepConfig:
+    """Several trials: what `-m` starts."""
+
+    dir: str = "outputs/multirun/${ftframe.run_id:}"
+    """Folder of the sweep. An existing one is gone on with: finished trials are skipped, interrupted ones resumed."""
+    max_parallel: int | None = None
+    """Trials at a time; `null` is as many as the GPUs are enough for, and one without GPUs."""
+    gpus_per_trial: int = 1
+    """GPUs of one trial; those with `trainer.accelerator=cpu`, and all where there are no GPUs, get none."""
+    grace_seconds: float = 30.0
+    """How long a trial that was told to stop may take to save its state."""
+    retry_failed: bool = False
+    """When going on with a sweep, start failed trials anew."""
+    objectives: list[ObjectiveConfig] = field(default_factory=lambda: [ObjectiveConfig()])
+    n_trials: int = 20
+    """With `hydra/sweeper=optuna`, as all keys below: trials of the study, whoever runs them."""
+    seed: int = 0
+    """Of the sampler."""
+    sampler: Sampler = Sampler.tpe
+    sampler_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's own sampler class."""
+    pruner: Pruner = Pruner.none
+    """Whether, by the first objective as it is measured while training, a trial goes on after each validation."""
+    pruner_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of Optuna's own pruner class; their steps are optimizer steps."""
+    storage: str | None = None
+    """URL of the database that holds the study; `null` is an SQLite file in the sweep's folder."""
+    study_name: str = "ftframe"
+    """Sweeps that name the same storage and study share its trials."""
+    heartbeat_seconds: int = 60
+    """How often a sweep says that its trials live; those of one that was silent twice as long are given to others."""
+
+
 @dataclass
 class FitConfig:
     """`ftframe fit`."""
@@ -181,6 +250,7 @@ class FitConfig:
     logger: Any = None
     callbacks: dict[str, Any] = field(default_factory=dict)
     """Further Lightning callbacks, each under a name of its own, by `_target_`."""
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass
@@ -215,6 +285,7 @@ class EvaluateConfig:
     """Examples of one batch; `null` takes `data.eval_batch_size`."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     trainer: Any = MISSING
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 @dataclass
@@ -251,6 +322,7 @@ class PredictConfig:
     accelerator: str = "auto"
     """`auto`, `cpu` or `gpu`."""
     output_dir: str = MISSING
+    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 SCHEMAS: dict[str, type] = {

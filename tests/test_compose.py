@@ -31,6 +31,8 @@ NEEDED = {
     "local": ("data.dataset.name=table", "+data.dataset.path=somewhere"),
 }
 QUANT = ("none", "4bit", "8bit")
+LAUNCHERS = ("local", "ray", "submitit_local", "submitit_slurm")
+"""Each has a test in tests/sweep."""
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,8 @@ def test_every_file_is_covered() -> None:
     """The table below is built from `groups()`: it must have found every file on disk."""
     on_disk = {path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml")}
     options = {f"{group}/{option}" for group, names in GROUPS.items() for option in names}
-    assert on_disk == options | {*SCHEMAS, "hydra_settings", "training"}
+    of_sweeps = {f"hydra/launcher/{name}" for name in LAUNCHERS} | {"hydra/sweeper/grid", "hydra/sweeper/optuna"}
+    assert on_disk == options | of_sweeps | {*SCHEMAS, "hydra_settings", "training"}
     assert len(options) >= 34
     evaluated = sum(len(GROUPS[group]) for group in ("data", "metrics", "trainer"))
     assert len(CELLS) == 4 + len(options) + evaluated
