@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,16 +23,12 @@ GRID = ("peft.r=4,8", "optim.lr=1e-3,2e-3")
 @pytest.fixture(scope="session")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The `slurm.conf` of daemons that live as long as these tests."""
-    with pytest.MonkeyPatch.context():
-        context = slurm.one_node(tmp_path_factory.mktemp("slurm"))
+    with ExitStack() as stack:
         try:
-            conf = context.__enter__()
+            conf = stack.enter_context(slurm.one_node(tmp_path_factory.mktemp("slurm")))
         except slurm.NotHere as error:
             pytest.skip(str(error))
-        try:
-            yield conf
-        finally:
-            context.__exit__(None, None, None)
+        yield conf
 
 
 @pytest.fixture
@@ -61,3 +57,85 @@ def test_the_same_grid_gives_the_same_leaderboard(conf: Path, sweep, tmp_path: P
     assert (tmp_path / "cluster" / "logs" / "0001.txt").read_text() == "trial 0001\n"
     assert len({group for _, _, group, *_ in starts(tmp_path / "cluster")}) == 4
     assert not [*(tmp_path / "cluster" / ".private").glob("*.job")]
+
+
+def test_a_failed_job_says_why(conf: Path, sweep, tmp_path: Path) -> None:
+    code, output = sweep("seed=101,102,0,105", SLURM)
+    assert code == 1, output
+    assert [(t["state"], t["exit_code"], t["reason"]) for t in records(tmp_path / "sweep")] == [
+        ("failed", 1, "exit code 1: ValueError: a bug in a plugin"),
+        ("failed", 4, "exit code 4: out of memory. Lower data.batch_size"),
+        ("done", 0, None),
+        ("failed", -signal.SIGSEGV, "killed by SIGSEGV"),
+    ]
+
+
+def test_a_stopped_sweep_cancels_its_jobs_and_goes_on_later(conf: Path, start, sweep, tmp_path: Path) -> None:
+    process = start("seed=1000,1001,1002", SLURM)  # two have a core each, the third waits for one
+    wait_for(lambda: len(starts(tmp_path / "sweep")) == 2 and len(jobs(conf)) == 3)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert states(tmp_path / "sweep") == ["interrupted"] * 3
+    wait_for(lambda: not jobs(conf), seconds=10)
+    (tmp_path / "sweep" / "go").touch()
+    code, output = sweep("seed=1000,1001,1002", SLURM)
+    assert code == 0, output
+    assert [(t["state"], t["attempts"]) for t in records(tmp_path / "sweep")] == [("done", 2)] * 3
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["running", "waiting"])
+def test_a_job_that_others_cancel_is_recorded_and_the_rest_goes_on(
+    waits: bool, conf: Path, start, sweep, tmp_path: Path
+) -> None:
+    process = start("seed=1000,1001,1002", SLURM)
+    wait_for(lambda: len(starts(tmp_path / "sweep")) == 2 and len(jobs(conf)) == 3)
+    number = next(job.split()[0] for job in jobs(conf) if job.endswith("PENDING" if waits else "RUNNING"))
+    trial = next(int(file.stem) for file in notes(tmp_path / "sweep") if file.read_text() == number)
+    slurm.run(conf, "scancel", number)
+    wait_for(lambda: states(tmp_path / "sweep")[trial] in ("failed", "interrupted"), seconds=60)
+    (tmp_path / "sweep" / "go").touch()
+    output, _ = process.communicate(timeout=60)
+    cancelled = records(tmp_path / "sweep")[trial]
+    assert process.returncode == (143 if waits else 128 + signal.SIGTERM), output
+    expected = ("interrupted", f"its job {number}: CANCELLED") if waits else ("failed", "killed by SIGTERM")
+    assert (cancelled["state"], cancelled["reason"]) == expected
+    assert sorted(states(tmp_path / "sweep")) == sorted(["done", "done", expected[0]])
+    assert sweep("seed=1000,1001,1002", SLURM)[0] == 0
+    assert states(tmp_path / "sweep") == ["done"] * 3
+
+
+def test_the_job_of_a_killed_sweep_is_ended_before_its_trial_starts_again(
+    conf: Path, start, sweep, tmp_path: Path
+) -> None:
+    process = start("seed=1000", SLURM)
+    wait_for(lambda: len(starts(tmp_path / "sweep")) == 1)
+    process.kill()
+    process.communicate(timeout=60)
+    assert len(jobs(conf)) == 1
+    (_, first, *_), *_ = starts(tmp_path / "sweep")
+    again = start("seed=1000", SLURM)
+    wait_for(lambda: len(starts(tmp_path / "sweep")) == 2)
+    assert not Path(f"/proc/{first}").exists()
+    (tmp_path / "sweep" / "go").touch()
+    output, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, output
+
+
+WRONG = {
+    "partition": ("+hydra.launcher.parameters.slurm_partition=none_of_these", "invalid partition"),
+    "nodes": ("+hydra.launcher.parameters.nodes=2", "one task on one node"),
+    "requeue": ("+hydra.launcher.parameters.slurm_additional_parameters={requeue:true}", "start a trial anew"),
+}
+
+
+@pytest.mark.parametrize(("override", "said"), WRONG.values(), ids=WRONG.keys())
+def test_what_the_cluster_or_ftframe_refuses_is_told(override: str, said: str, conf: Path, sweep) -> None:
+    code, output = sweep("seed=0", SLURM, override)
+    assert code == 2, output
+    assert said in output
+
+
+def notes(folder: Path) -> list[Path]:
+    """The files with the numbers of the trials' jobs."""
+    return [*(folder / ".private").glob("*.job")]
