@@ -1,4 +1,4 @@
-"""SLURM's queue, from its own commands: submitit looks into the accounting database alone, which not every cluster has."""
+"""SLURM's queue, from its own commands: submitit asks the accounting database alone, which not every cluster has."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def _ask(*command: str) -> str | None:
 def parameters(given: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters of submitit's for jobs of one trial each.
 
-    SLURM is told not to start a job again by itself: the trial would begin anew in a run folder that is used. One that was
-    preempted saves its state as after SIGTERM, and the sweep's next start goes on with it.
+    SLURM is told not to start a job again by itself: the trial would begin anew in a run folder that is used. One that
+    was preempted saves its state as after SIGTERM, and the sweep's next start goes on with it.
 
     Args:
         given: `hydra.launcher.parameters`.

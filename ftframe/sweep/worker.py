@@ -19,8 +19,8 @@ _OF_THE_CLUSTER = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASK
 """With these, Lightning would take the job's one process for a rank that someone else has started."""
 
 _ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that a cluster ends a job with. SIGUSR2 announces the time limit to jobs of submitit's, whose own handler would
-leave at once, and the trial be killed in place of saving its state."""
+"""Signals that a cluster ends a job with. SIGUSR2 announces the time limit to jobs of submitit's, whose own handler
+would leave at once, and the trial be killed in place of saving its state."""
 
 
 def environment() -> dict[str, str]:
@@ -29,7 +29,7 @@ def environment() -> dict[str, str]:
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """A signal came before the trial was started."""
 
 
@@ -51,7 +51,7 @@ class _Relay:
         """Handle a signal."""
         self.heard = True
         if self.waiting:
-            raise _Stopped
+            raise _StoppedError
         self.pass_on()
 
     def pass_on(self) -> None:
@@ -91,7 +91,7 @@ def run_trial(command: Sequence[str], log: str, lock: str, environment: Mapping[
             note_owner(descriptor, relay.trial.pid)
             relay.pass_on()
             return _wait(relay.trial)
-    except _Stopped:
+    except _StoppedError:
         return 128 + signal.SIGTERM
     finally:
         os.close(descriptor)

@@ -21,12 +21,13 @@ SIGNALS = {
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGTERM,  # SLURM's `--signal=USR1@60` warns of the end of the time limit
+    signal.SIGUSR2: signal.SIGTERM,  # which is submitit's signal for the same
 }
 """Signals that end the command, each with the one that its exit code is of."""
 
 _ECHO_SECONDS = 1.0
-"""Signals of a scheduler that are closer than this are one: SLURM may signal every process of a job (proctrack/linuxproc
-does), and what started the trial passes on its own."""
+"""Signals of a scheduler that are closer than this are one: SLURM may signal every process of a job (with
+proctrack/linuxproc it does), and what started the trial passes on its own."""
 
 
 class Interruption(Callback):

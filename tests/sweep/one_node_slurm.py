@@ -41,11 +41,14 @@ SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1
 KillWait=5
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=30 State=UP
+PartitionName=urgent Nodes=ALL PriorityTier=10 State=UP
 """
 
 
-class NotHere(Exception):
+class NotHereError(Exception):
     """SLURM cannot run on this machine."""
 
 
@@ -61,7 +64,7 @@ def one_node(folder: Path) -> Iterator[Path]:
     """SLURM with this machine for its one node; gives its `slurm.conf`.
 
     Raises:
-        NotHere: If a program is missing, or a daemon does not come up.
+        NotHereError: If a program is missing, or a daemon does not come up.
     """
     _look_for_programs()
     conf = folder / "slurm.conf"
@@ -93,9 +96,9 @@ MUNGE = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "
 def _look_for_programs() -> None:
     missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
     if missing:
-        raise NotHere(f"no {', no '.join(missing)} here (Debian: apt-get install {PACKAGES})")
+        raise NotHereError(f"no {', no '.join(missing)} here (Debian: apt-get install {PACKAGES})")
     if os.geteuid() != 0:
-        raise NotHere("slurmd and slurmctld are started as root only")
+        raise NotHereError("slurmd and slurmctld are started as root only")
 
 
 @contextmanager
@@ -120,7 +123,7 @@ def _wait_for(folder: Path, name: str, condition) -> None:
     while not condition():
         if time.monotonic() > until:
             said = (folder / f"{name}.txt").read_text().strip().splitlines()[-3:]
-            raise NotHere(f"{name} does not come up (Debian: {PACKAGES}): {' | '.join(said)}")
+            raise NotHereError(f"{name} does not come up (Debian: {PACKAGES}): {' | '.join(said)}")
         time.sleep(0.1)
 
 

@@ -74,7 +74,12 @@ def train(
     return trainer
 
 
-KINDS = {"SIGTERM": (signal.SIGTERM, 143), "SIGINT": (signal.SIGINT, 130), "SIGUSR1": (signal.SIGUSR1, 143)}
+KINDS = {
+    "SIGTERM": (signal.SIGTERM, 143),
+    "SIGINT": (signal.SIGINT, 130),
+    "SIGUSR1": (signal.SIGUSR1, 143),
+    "SIGUSR2": (signal.SIGUSR2, 143),
+}
 
 
 @pytest.mark.parametrize(("signum", "code"), KINDS.values(), ids=KINDS)
