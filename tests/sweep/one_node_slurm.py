@@ -88,25 +88,41 @@ def one_node(folder: Path) -> Iterator[Path]:
         finally:
             run(conf, "scancel", f"--user={os.getuid()}")
             _wait_for(folder, "slurmd", lambda: not run(conf, "squeue", "--noheader"))
+            run(conf, "scontrol", "shutdown")  # one that was started again as well
+
+
+@contextmanager
+def controller_stopped(conf: Path) -> Iterator[None]:
+    """Stop slurmctld, and start it again afterwards."""
+    run(conf, "scontrol", "shutdown", "slurmctld")
+    pid_file = conf.parent / "slurmctld.pid"
+    _wait_for(conf.parent, "slurmctld", lambda: not pid_file.exists())
+    try:
+        yield
+    finally:
+        subprocess.run([_program("slurmctld"), "-f", str(conf)], check=True, timeout=30)  # into the background
+        _wait_for(conf.parent, "slurmctld", lambda: pid_file.exists())
 
 
 MUNGE = {"key-file": "key", "socket": "socket", "pid-file": "pid", "log-file": "log", "seed-file": "seed"}
 
 
 def _look_for_programs() -> None:
-    missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
+    missing = [name for name in PROGRAMS if not _program(name)]
     if missing:
         raise NotHereError(f"no {', no '.join(missing)} here (Debian: apt-get install {PACKAGES})")
     if os.geteuid() != 0:
         raise NotHereError("slurmd and slurmctld are started as root only")
 
 
+def _program(name: str) -> str:
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") or ""
+
+
 @contextmanager
 def _daemon(folder: Path, name: str, *arguments: str) -> Iterator[None]:
-    program = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    assert program is not None
     with (folder / f"{name}.txt").open("wb") as output:
-        process = subprocess.Popen([program, *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=folder)
+        process = subprocess.Popen([_program(name), *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=folder)
     try:
         yield
     finally:

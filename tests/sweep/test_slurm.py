@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -135,6 +136,27 @@ def test_what_the_cluster_or_ftframe_refuses_is_told(override: str, said: str, c
     code, output = sweep("seed=0", SLURM, override)
     assert code == 2, output
     assert said in output
+
+
+def test_no_job_is_started_again_by_slurm_nor_has_a_limit_of_submitits(conf: Path, start, tmp_path: Path) -> None:
+    process = start("seed=1000", SLURM)
+    wait_for(lambda: notes(tmp_path / "sweep") and jobs(conf))
+    shown = slurm.run(conf, "scontrol", "show", "job").split()
+    assert {"Requeue=0", "TimeLimit=UNLIMITED", "JobName=ftframe", "NumTasks=1"} <= set(shown)
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+def test_a_controller_that_restarts_costs_no_trial(daemons: Path, conf: Path, start, tmp_path: Path) -> None:
+    process = start("seed=1000", SLURM)
+    wait_for(lambda: starts(tmp_path / "sweep"))
+    with slurm.controller_stopped(daemons):
+        assert not jobs(conf)  # no answer
+        time.sleep(15)  # more than one look into the queue
+        assert states(tmp_path / "sweep") == ["running"]
+    (tmp_path / "sweep" / "go").touch()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
 
 
 REAL = (
