@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, Protocol
 from ftframe.errors import ConfigError, FtframeError
 from ftframe.sweep.processes import Job, claim, is_run_elsewhere
 from ftframe.sweep.slurm import ENDED, Queue, has_own_gpus, parameters
-from ftframe.sweep.worker import environment, run_trial
+from ftframe.sweep.worker import run_trial, where
 
 _LOST = -9
 """The exit code of a trial whose job is gone without one: as if it had been killed."""
@@ -45,8 +47,9 @@ class LocalJobs:
         return ("ended without a result", _LOST) if job.done() else None
 
     def stop(self, job: Any) -> None:
-        """As `Jobs`."""
-        job.cancel()
+        """As `Jobs`; submitit's own way is SIGINT, after which its worker has no time for the trial."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(job.job_id), signal.SIGTERM)
 
     def kill(self, job: Any) -> None:
         """As `Jobs`."""
@@ -179,7 +182,7 @@ class SubmititEngine:
         if self.deals_gpus:
             self.executor.parameters["gpus_per_node"] = job.gpus or None  # None is no flag
         try:
-            submitted = self.executor.submit(run_trial, list(job.command), str(job.log), str(job.lock), environment())
+            submitted = self.executor.submit(run_trial, list(job.command), str(job.log), **where(job.lock))
         except Exception as error:  # FailedJobError, with what sbatch said, and others of submitit's own
             raise ConfigError(f"hydra.launcher: the cluster refuses trial {job.number:04}: {error}") from error
         if isinstance(self.jobs, SlurmJobs):

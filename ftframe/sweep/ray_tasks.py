@@ -8,7 +8,7 @@ from typing import Any
 
 from ftframe.errors import ConfigError
 from ftframe.sweep.processes import Job, claim
-from ftframe.sweep.worker import environment, run_trial
+from ftframe.sweep.worker import run_trial, where
 
 _LOST = -9
 """The exit code of a trial whose worker is gone without one: as if it had been killed."""
@@ -77,7 +77,7 @@ class RayEngine:
         gpus = job.gpus if self.ray.cluster_resources().get("GPU") else 0
         # A trial goes on with its own run folder, if at all; Ray's own retries would start it in a folder that is used.
         task = self.ray.remote(num_cpus=self.num_cpus, num_gpus=gpus, max_retries=0)(run_trial)
-        submitted = task.remote(list(job.command), str(job.log), str(job.lock), environment())
+        submitted = task.remote(list(job.command), str(job.log), **where(job.lock))
         self._running.append(RayProcess(self.ray, submitted))
         return self._running[-1]
 

@@ -23,10 +23,11 @@ _ENDING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 would leave at once, and the trial be killed in place of saving its state."""
 
 
-def environment() -> dict[str, str]:
-    """What a trial on another machine needs of this process's variables."""
+def where(lock: Path) -> dict[str, Any]:
+    """What `run_trial` is told beside the command: the trial's lock, and what it needs of this process."""
     names = ("FTFRAME_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", "PYTHONPATH")
-    return {name: os.environ[name] for name in names if name in os.environ}
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    return {"lock": str(lock), "environment": environment, "directory": os.getcwd()}
 
 
 class _StoppedError(Exception):
@@ -61,7 +62,7 @@ class _Relay:
                 os.killpg(self.trial.pid, signal.SIGTERM)
 
 
-def run_trial(command: Sequence[str], log: str, lock: str, environment: Mapping[str, str]) -> int:
+def run_trial(command: Sequence[str], log: str, *, lock: str, environment: Mapping[str, str], directory: str) -> int:
     """Run a trial's command to its end; its exit code, below 0 the signal that killed it.
 
     Args:
@@ -69,6 +70,7 @@ def run_trial(command: Sequence[str], log: str, lock: str, environment: Mapping[
         log: Where its output goes.
         lock: Held until the last of its processes is gone: two jobs of one trial run one after the other.
         environment: Variables to set.
+        directory: Where it runs, since what the config names may be relative to it.
     """
     kept = {name: value for name, value in os.environ.items() if name not in _OF_THE_CLUSTER}
     relay = _Relay()
@@ -85,6 +87,7 @@ def run_trial(command: Sequence[str], log: str, lock: str, environment: Mapping[
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env={**kept, **environment},
+                    cwd=directory,
                     start_new_session=True,
                     pass_fds=(descriptor,),
                 )

@@ -40,7 +40,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=1
 KillWait=5
-NodeName={host} NodeAddr=127.0.0.1 CPUs=2
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=2 Gres=gpu:2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime=30 State=UP
@@ -70,6 +71,7 @@ def one_node(folder: Path) -> Iterator[Path]:
     conf = folder / "slurm.conf"
     host = socket.gethostname().partition(".")[0]
     conf.write_text(CONF.format(host=host, folder=folder, controller=_free_port(), node=_free_port()))
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")  # SLURM counts them
     for name in ("state", "spool"):
         (folder / name).mkdir()
     key = folder / "munge.key"

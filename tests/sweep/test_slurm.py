@@ -147,6 +147,28 @@ def test_no_job_is_started_again_by_slurm_nor_has_a_limit_of_submitits(conf: Pat
     process.communicate(timeout=60)
 
 
+DEALT = {
+    "those of the trial": (("trainer.accelerator=auto", "sweep.gpus_per_trial=2"), "gres:gpu:2"),
+    "none on the CPU": (("trainer.accelerator=cpu", "sweep.gpus_per_trial=2"), None),
+    "as the parameters say": (
+        ("trainer.accelerator=auto", "+hydra.launcher.parameters.slurm_gres='gpu:2'"),
+        "gres:gpu:2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "gpus"), DEALT.values(), ids=DEALT.keys())
+def test_a_job_gets_its_gpus(overrides: tuple[str, ...], gpus: str | None, conf: Path, start, tmp_path: Path) -> None:
+    process = start("seed=1000", SLURM, *overrides)
+    wait_for(lambda: starts(tmp_path / "sweep"))
+    (number, _), *_ = map(str.split, jobs(conf))
+    shown = slurm.run(conf, "scontrol", "show", "job", number).split()
+    assert next((word.partition("=")[2] for word in shown if word.startswith("TresPerNode=")), None) == gpus
+    process.terminate()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+
+
 def test_a_controller_that_restarts_costs_no_trial(daemons: Path, conf: Path, start, tmp_path: Path) -> None:
     process = start("seed=1000", SLURM)
     wait_for(lambda: starts(tmp_path / "sweep"))

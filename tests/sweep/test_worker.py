@@ -16,8 +16,10 @@ from .outcome import wait_for
 
 WORKER = """
 import sys
-from ftframe.sweep.worker import run_trial
-sys.exit(run_trial(sys.argv[3:], *sys.argv[1:3], {}) % 256)
+from pathlib import Path
+from ftframe.sweep.worker import run_trial, where
+log, lock, *command = sys.argv[1:]
+sys.exit(run_trial(command, log, **where(Path(lock))) % 256)
 """
 TRIAL = """
 import os, signal, sys, time
