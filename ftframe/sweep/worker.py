@@ -27,7 +27,7 @@ def where(lock: Path) -> dict[str, Any]:
     """What `run_trial` is told beside the command: the trial's lock, and what it needs of this process."""
     names = ("FTFRAME_CACHE", "HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", "PYTHONPATH")
     environment = {name: os.environ[name] for name in names if name in os.environ}
-    return {"lock": str(lock), "environment": environment, "directory": os.getcwd()}
+    return {"lock": str(lock), "environment": environment, "directory": str(Path.cwd())}
 
 
 class _StoppedError(Exception):
