@@ -9,13 +9,14 @@ from pathlib import Path
 from ftframe.sweep.records import State, SweepFolder, Trial
 
 NON_FINITE, OUT_OF_MEMORY = 3, 4
-STOPPED = {128 + signal.SIGINT: "stopped by SIGINT", 128 + signal.SIGTERM: "stopped by SIGTERM"}
+STOPPED_BY_SIGTERM = 128 + signal.SIGTERM
+STOPPED = {128 + signal.SIGINT: "stopped by SIGINT", STOPPED_BY_SIGTERM: "stopped by SIGTERM"}
 _TAIL_BYTES = 65_536
 _ERROR = re.compile(r"^(error: |[\w.]*(Error|Exception|Interrupt)\b)")
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def settle(trial: Trial, code: int, folder: SweepFolder, *, needs_manifest: bool) -> None:
+def settle(trial: Trial, code: int, folder: SweepFolder, *, needs_manifest: bool, told: str = "") -> None:
     """Write into a trial what became of it.
 
     Args:
@@ -23,6 +24,7 @@ def settle(trial: Trial, code: int, folder: SweepFolder, *, needs_manifest: bool
         code: Exit code of its process; below 0 the signal that killed it.
         folder: The sweep's.
         needs_manifest: Whether a complete run has a manifest.
+        told: Why it ended, by who ran it; empty where its own exit code says all.
     """
     trial.exit_code, trial.reason = code, None
     trial.values = folder.values(trial.number)
@@ -30,9 +32,9 @@ def settle(trial: Trial, code: int, folder: SweepFolder, *, needs_manifest: bool
     if code == 0 and complete:
         trial.state = State.DONE
     elif code in STOPPED:
-        trial.state, trial.reason = State.INTERRUPTED, STOPPED[code]
+        trial.state, trial.reason = State.INTERRUPTED, told or STOPPED[code]
     else:
-        trial.state, trial.reason = State.FAILED, _reason(code, folder.log(trial.number))
+        trial.state, trial.reason = State.FAILED, told or _reason(code, folder.log(trial.number))
 
 
 def shell_code(code: int) -> int:

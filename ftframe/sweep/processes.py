@@ -46,7 +46,13 @@ class Job:
 
 
 class Process(Protocol):
-    """A trial that was started."""
+    """A trial that was started.
+
+    Attributes:
+        told: Why it ended, if whoever ran it ended it; empty where its own exit code says all.
+    """
+
+    told: str
 
     def poll(self) -> int | None:
         """Its exit code, or None while it runs."""
@@ -103,7 +109,7 @@ def claim(lock: Path, grace_seconds: float) -> int:
     except BaseException:
         os.close(descriptor)
         raise
-    _note_owner(descriptor, None)
+    note_owner(descriptor, None)
     return descriptor
 
 
@@ -131,7 +137,8 @@ def _try_lock(descriptor: int, seconds: float = 0.0) -> bool:
         time.sleep(0.05)
 
 
-def _note_owner(descriptor: int, group: int | None) -> None:
+def note_owner(descriptor: int, group: int | None) -> None:
+    """Write into a lock that this process has taken it, and for which process group."""
     owner = {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -180,11 +187,13 @@ class LocalProcess:
         popen: Its first process.
         gpus: The GPUs it has.
         pool: Where they go back to.
+        told: As `Process`.
     """
 
     popen: subprocess.Popen[bytes]
     gpus: list[str]
     pool: list[str]
+    told: str = ""
     _code: int | None = None
 
     def poll(self) -> int | None:
@@ -244,7 +253,7 @@ class LocalEngine:
                     start_new_session=True,
                     pass_fds=(descriptor,),
                 )
-            _note_owner(descriptor, popen.pid)
+            note_owner(descriptor, popen.pid)
         finally:
             os.close(descriptor)
         process = LocalProcess(popen, taken, self.gpus)

@@ -128,14 +128,17 @@ def build_engine(plan: Plan) -> Engine:
     settings, launcher = plan.settings, plan.launcher
     if launcher.get("engine") == "local":
         return build_local_engine(settings.max_parallel, settings.gpus_per_trial, settings.grace_seconds)
-    from ftframe.sweep import clusters
-
+    grace_seconds = settings.grace_seconds
     if launcher.get("engine") == "ray":
-        return clusters.build_ray_engine(launcher, max_parallel=settings.max_parallel)
+        from ftframe.sweep.ray_tasks import build_ray_engine
+
+        return build_ray_engine(launcher, max_parallel=settings.max_parallel, grace_seconds=grace_seconds)
     if launcher.get("engine") == "submitit":
+        from ftframe.sweep.clusters import build_submitit_engine
+
         at_a_time = settings.max_parallel or (1 if launcher["cluster"] == "local" else _MOST_JOBS)
         jobs = plan.folder / ".private" / "submitit"
-        return clusters.build_submitit_engine(launcher, jobs, max_parallel=at_a_time, gpus=settings.gpus_per_trial)
+        return build_submitit_engine(launcher, jobs, max_parallel=at_a_time, grace_seconds=grace_seconds)
     raise ConfigError(f"hydra.launcher={launcher}: choose hydra/launcher=local, ray, submitit_local or submitit_slurm.")
 
 

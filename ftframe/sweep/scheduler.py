@@ -171,7 +171,8 @@ class Scheduler:
 
     def _end(self, running: Running, code: int, source: Source) -> None:
         trial = running.trial
-        outcomes.settle(trial, code, self.folder, needs_manifest=self.command in WITH_MANIFEST)
+        has_manifest = self.command in WITH_MANIFEST
+        outcomes.settle(trial, code, self.folder, needs_manifest=has_manifest, told=running.process.told)
         if self._signal is not None and trial.state is not State.DONE:
             trial.state, trial.reason = State.INTERRUPTED, "the sweep was stopped"
         trial.seconds = round((trial.seconds or 0.0) + time.monotonic() - running.since, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,8 +21,13 @@ SIGNALS = {
     signal.SIGINT: signal.SIGINT,
     signal.SIGTERM: signal.SIGTERM,
     signal.SIGUSR1: signal.SIGTERM,  # SLURM's `--signal=USR1@60` warns of the end of the time limit
+    signal.SIGUSR2: signal.SIGTERM,  # which is submitit's signal for the same
 }
 """Signals that end the command, each with the one that its exit code is of."""
+
+_ECHO_SECONDS = 1.0
+"""Signals of a scheduler that are closer than this are one: SLURM may signal every process of a job (with
+proctrack/linuxproc it does), and what started the trial passes on its own."""
 
 
 class Interruption(Callback):
@@ -35,6 +41,7 @@ class Interruption(Callback):
         """Nothing has happened; `say` tells the user when it has."""
         self.signum: int | None = None
         self._say = say
+        self._heard_at = 0.0
         self._between_steps = False
         self._launcher: Any = None
 
@@ -98,10 +105,12 @@ class Interruption(Callback):
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         code = SIGNALS[signal.Signals(signum)]
         if self.signum is not None:
+            if signum != signal.SIGINT and time.monotonic() - self._heard_at < _ECHO_SECONDS:
+                return
             if self._launcher is not None:
                 self._launcher.kill(signal.SIGKILL)
             os._exit(128 + code)
-        self.signum = code
+        self.signum, self._heard_at = code, time.monotonic()
         if not self._between_steps:
             raise self.error(_MESSAGE)
         self._say(f"{signal.Signals(signum).name}: this step is finished and saved; once more ends at once.")

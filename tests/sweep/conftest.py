@@ -47,7 +47,7 @@ run.mkdir(parents=True, exist_ok=config["ckpt_path"] is not None)
 (run / "config.yaml").write_text(yaml.safe_dump({k: config[k] for k in ("seed", "peft", "optim")}))
 with open(run.parents[1] / "starts.txt", "a") as starts:
     starts.write(f"{run.name} {os.getpid()} {os.getpgid(0)} {os.environ.get('OMP_NUM_THREADS')} "
-                 f"{os.environ['CUDA_VISIBLE_DEVICES']!r}\\n")
+                 f"{os.environ.get('CUDA_VISIBLE_DEVICES')!r}\\n")
 print(f"trial {run.name}", flush=True)
 if seed == 101:
     raise ValueError("a bug in a plugin")

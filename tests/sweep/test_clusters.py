@@ -57,6 +57,7 @@ def test_a_stopped_sweep_cancels_its_jobs(start, tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
     assert [t["state"] for t in records(tmp_path / "sweep")] == ["interrupted", "waiting"]
+    assert records(tmp_path / "sweep")[0]["exit_code"] == -signal.SIGTERM  # and not KILL
     pid = int(starts(tmp_path / "sweep")[0][1])
     wait_for(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
 
