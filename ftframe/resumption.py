@@ -21,7 +21,7 @@ RUNS = Path("outputs/fit")
 """Where `ckpt_path=last` looks for the newest run."""
 
 FREE = (
-    *("ckpt_path", "output_dir", "logger", "checkpoint", "data.num_workers", "data.cache", "data.cache_dir"),
+    *("ckpt_path", "output_dir", "sweep", "logger", "checkpoint", "data.num_workers", "data.cache", "data.cache_dir"),
     *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.enable_model_summary"),
 )
 """Keys that may differ when a run goes on: they do not change what is computed."""

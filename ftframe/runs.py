@@ -149,8 +149,6 @@ def write_config(folder: Path, cfg: Any) -> None:
     typed = redact_overrides(_typed if _typed is not None else typed)
     write_text(folder / OVERRIDES, yaml.safe_dump(typed, allow_unicode=True))
     write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))  # last: now it is a run
-    write_text(folder / OVERRIDES, yaml.safe_dump(typed, allow_unicode=True))
-    write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))  # last: now it is a run
 
 
 def set_typed(overrides: Sequence[str]) -> None:

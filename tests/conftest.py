@@ -21,6 +21,9 @@ settings.load_profile("ftframe")
 
 CHECKOUT = Path(__file__).parents[1]
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:

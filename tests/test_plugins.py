@@ -117,7 +117,7 @@ def test_grid_over_plugins(environment, tmp_path):
     grid = ("-m", "data=legal,gsm8k", "metrics=gsm8k_accuracy", "trainer.max_steps=2", "peft=lora", *QUIET)
     done = environment.run("ftframe", "fit", *grid, "data.max_new_tokens=8", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    manifests = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("outputs/**/manifest.json"))]
+    manifests = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/multirun/*/runs/*/manifest.json")]
     assert {name for manifest in manifests for name in manifest["plugins"] if name.startswith("dataset")} == {
         "dataset legal",
         "dataset gsm8k",

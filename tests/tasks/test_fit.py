@@ -178,45 +178,6 @@ def test_resumes_from_a_run_folder(tmp_path, ftframe, quick):
     assert "does not fit this configuration" in other.stderr
 
 
-PACKED = ("data.packing=true", "data.max_length=64", "data.batch_size=2", "data.generate_examples=0")
-POSITIONS = {
-    "streamed": (
-        *("data=jsonl", "data.dataset.path=rows.jsonl", "data.dataset.streaming=true"),
-        *("data.dataset.validation_rows=8", "data.shuffle_buffer=16", "trainer.max_epochs=-1"),
-    ),
-    "mixed": (
-        *("data=mix", "data.mixing.strategy=weights", "+data.tasks.a.weight=2", "+data.tasks.a.dataset.size=24"),
-        *("+data.tasks.a.dataset.name=people", "+data.tasks.b.dataset.name=table"),
-        *("+data.tasks.b.dataset.path=rows.jsonl", "trainer.max_epochs=9"),
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("overrides", POSITIONS.values(), ids=POSITIONS)
-def test_resumes_in_the_middle_of_packed_examples(overrides, tmp_path, ftframe):
-    """Cut within the second epoch: the batches that follow are those of a run that was not cut."""
-    rows = [{"prompt": f"What is {n}?", "completion": f"It is {n}."} for n in range(60)]
-    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    common = (
-        *("fit", *overrides, *PACKED, "peft=lora", "quant=none", "peft.lora_dropout=0", "trainer.log_every_n_steps=1"),
-        *("scheduler=constant", "scheduler.warmup_ratio=0", "baseline=false", "trainer.enable_progress_bar=false"),
-    )
-    for steps, more in ((24, "output_dir=straight"), (17, "output_dir=cut"), (24, "output_dir=rest ckpt_path=cut")):
-        done = ftframe(*common, f"trainer.max_steps={steps}", *more.split(), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    curves = {
-        run: [
-            float(row["train/loss"])
-            for row in csv.DictReader((tmp_path / run / "metrics.csv").open())
-            if row["train/loss"]
-        ]
-        for run in ("straight", "rest")
-    }
-    assert len(curves["straight"]) == 24
-    assert curves["rest"] == pytest.approx(curves["straight"][17:], rel=1e-5)
-
-
 @pytest.mark.slow
 def test_nothing_is_overwritten(tmp_path, ftframe, quick):
     (tmp_path / "mine").mkdir()

@@ -23,9 +23,10 @@ COMMON = (
     *("data.dataset.size=64", "data.dataset.validation_size=8", "data.batch_size=4"),
     *(f"trainer.max_steps={STEPS}", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false"),
     *("checkpoint.every_n_steps=1", "checkpoint.keep=100", "scheduler.warmup_ratio=0.3"),
-    "data.generate_examples=2",
+    *("data.generate_examples=2", "data.max_new_tokens=8"),
 )
-SHORT = ("peft.r=4", "peft.lora_dropout=0.1")
+QLORA = ("peft.r=4", "peft.lora_dropout=0.1")
+LORA = ("peft=lora", *QLORA)
 MIXED = (
     *("data=mix", "data.mixing.strategy=weights", "+data.tasks.a.weight=2", "+data.tasks.a.dataset.size=40"),
     *("+data.tasks.a.dataset.name=people", "+data.tasks.b.dataset.name=people", "+data.tasks.b.dataset.size=30"),
@@ -33,23 +34,23 @@ MIXED = (
     *("+data.tasks.a.dataset.validation_size=8", "+data.tasks.b.dataset.validation_size=8"),
 )
 RUNS: dict[str, tuple[str, ...]] = {
-    "qlora 4-bit, paged AdamW": SHORT,
+    "qlora 4-bit, paged AdamW": QLORA,
     "accumulation 4, two workers, last window short": (
-        *(*SHORT, "data.dataset.size=62", "data.batch_size=1", "trainer.accumulate_grad_batches=4"),
+        *(*LORA, "data.dataset.size=62", "data.batch_size=1", "trainer.accumulate_grad_batches=4"),
         "data.num_workers=2",
     ),
     "packing, accumulation 4": (
-        *(*SHORT, "data.packing=true", "data.max_length=64", "data.batch_size=1"),
+        *(*LORA, "data.packing=true", "data.max_length=64", "data.batch_size=1"),
         *("trainer.accumulate_grad_batches=4", "trainer.max_epochs=20"),
     ),
-    "packing, mixing, two workers": (*MIXED, *SHORT, "data.packing=true", "data.batch_size=1", "data.num_workers=2"),
-    "paged 8-bit AdamW, lora": (*SHORT, "peft=lora", "optim=paged_adamw_8bit"),
+    "packing, mixing, two workers": (*MIXED, *LORA, "data.packing=true", "data.batch_size=1", "data.num_workers=2"),
+    "paged 8-bit AdamW, lora": (*LORA, "optim=paged_adamw_8bit"),
     "every weight, AdamW, ends with an epoch": (
         *("peft=none", "trainer.max_steps=-1", "trainer.max_epochs=2", "data.dataset.size=80", "optim.lr=1e-4"),
     ),
-    "validation within epochs": (*SHORT, "trainer.val_check_interval=5", "trainer.limit_val_batches=1"),
+    "validation within epochs": (*LORA, "trainer.val_check_interval=5", "trainer.limit_val_batches=1"),
     "stream": (
-        *(*SHORT, "data=jsonl", "data.dataset.path=rows.jsonl", "data.dataset.streaming=true", "data.max_length=64"),
+        *(*LORA, "data=jsonl", "data.dataset.path=rows.jsonl", "data.dataset.streaming=true", "data.max_length=64"),
         *("data.dataset.validation_rows=8", "data.shuffle_buffer=16", "trainer.max_epochs=-1", "data.batch_size=4"),
     ),
 }
@@ -165,7 +166,7 @@ LLAMA_2_7B = (
 def test_on_a_gpu_too(shape: str, optim: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    overrides = [*COMMON, *SHORT, "trainer.accelerator=gpu", "deterministic=true", f"optim={optim}"]
+    overrides = [*COMMON, *QLORA, "trainer.accelerator=gpu", "deterministic=true", f"optim={optim}"]
     if shape != "embedded":
         data = request.getfixturevalue("shared_data")
         real = (f"model.tokenizer={data}/llama2_tokenizer", f"data.dataset.path={data}/gsm8k/train.jsonl")

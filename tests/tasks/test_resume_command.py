@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 LONG = (
     *("data.dataset.size=64", "data.dataset.validation_size=8", "data.batch_size=4", "trainer.max_epochs=-1"),
     *("trainer.max_steps=120", "trainer.log_every_n_steps=1", "trainer.enable_progress_bar=false", "peft.r=4"),
-    *("data.generate_examples=2", "checkpoint.every_n_steps=3", "trainer.accelerator=cpu"),
+    *("data.generate_examples=2", "data.max_new_tokens=8", "checkpoint.every_n_steps=3", "trainer.accelerator=cpu"),
 )
 
 
