@@ -60,8 +60,8 @@ def plan_run(cfg: Any, resumption: Resumption) -> Plan:
     """
     throughput = Throughput()
     assembly.check_nodes(cfg)
-    assembly.check_cell(cfg)
     precision = assembly.precision_of(cfg)
+    assembly.check_cell(cfg, precision)
     if resumption.run is not None:
         refuse_changes(resumption.run, cfg)
     checkpoint = _find_checkpoint(resumption)

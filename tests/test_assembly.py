@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from ftframe import compose
 from ftframe.assembly import (
     build,
     build_metrics,
     check_node,
     locate,
+    precision_of,
+    quant_node,
 )
 from ftframe.compose import TARGET_PREFIXES
 from ftframe.data.prompt_templates import Alpaca
@@ -113,3 +116,21 @@ def test_metric_of_a_file_is_logged_under_the_name_of_its_class(tmp_path: Path) 
     built = build_metrics(OmegaConf.create([{"name": f"{tmp_path}/mine.py:Mine", "ignore_case": True}]))
     assert list(built) == ["Mine"]
     assert built["Mine"].ignore_case is True
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ((), "float32"),
+        (("trainer.precision=bf16-mixed",), "bfloat16"),
+        (("quant.bnb_4bit_compute_dtype=bfloat16",), "bfloat16"),
+        (("quant=8bit",), None),
+    ],
+    ids=["CPU", "mixed", "as typed", "8 bits"],
+)
+def test_4_bit_weights_are_multiplied_in_the_type_of_the_precision(
+    overrides: tuple[str, ...], expected: str | None
+) -> None:
+    cfg = compose.check(compose.compose("fit", ["trainer.accelerator=cpu", *overrides]))
+    node = quant_node(cfg, precision_of(cfg))
+    assert node is not None and node.get("bnb_4bit_compute_dtype") == expected

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ftframe import compose
-from ftframe.assembly import check_cell, check_nodes
+from ftframe.assembly import check_cell, check_nodes, precision_of
 from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError
 from ftframe.runs import FolderTakenError, new_run_folder
@@ -96,7 +96,7 @@ def test_it_composes_and_its_libraries_take_it(command: str, overrides: tuple[st
     if command == "fit":
         compose.check_names(cfg)
         check_nodes(cfg)
-        check_cell(cfg)
+        check_cell(cfg, precision_of(cfg))
 
 
 TYPOS = {

@@ -156,7 +156,7 @@ def _answers(cfg: Any, data: preparation.PreparedData, tokenizer: Any) -> Genera
 
 
 def _record(cfg: Any, plan: Plan) -> Record:
-    quant = assembly.plain(cfg.quant)
+    quant = assembly.quant_node(cfg, plan.precision)
     return Record(
         kind="model" if cfg.peft is None else "adapter",
         base=asdict(assembly.base_spec(cfg)),

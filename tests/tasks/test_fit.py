@@ -81,7 +81,7 @@ def test_adapter_loads_with_plain_peft_and_gives_our_logits(default_run, quantis
     adapter = default_run[0] / "adapter"
     config = json.loads((adapter / "adapter_config.json").read_text())
     options = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
-    quantization_config = BitsAndBytesConfig(**options, bnb_4bit_compute_dtype=torch.bfloat16) if quantised else None
+    quantization_config = BitsAndBytesConfig(**options, bnb_4bit_compute_dtype=torch.float32) if quantised else None
     base = AutoModelForCausalLM.from_pretrained(
         config["base_model_name_or_path"],
         dtype=torch.float32,
