@@ -13,6 +13,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -23,7 +24,7 @@ from ftframe.composed import check_values
 from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError, FtframeError, did_you_mean
 from ftframe.extensions import check_named
-from ftframe.runs import FolderTakenError, new_run_id
+from ftframe.runs import FolderTakenError, new_run_id, set_typed
 from ftframe.schema import SCHEMAS, TaskConfig
 
 TARGET_PREFIXES = (
@@ -55,6 +56,7 @@ def run(task: Callable[[Any], None], command: str) -> None:
     def run_cell(cfg: DictConfig) -> None:
         try:
             _refuse_other_command(cfg, command)
+            set_typed(HydraConfig.get().overrides.task)
             _run_in_own_folder(task, cfg)
         except Exception as error:  # kept from Hydra, which would stop a grid at its first failure
             failures.append(error)

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from ftframe.errors import ConfigError
 from ftframe.local_files import expanded, is_local
-from ftframe.redaction import redact
+from ftframe.redaction import REDACTED, redact
 from ftframe.runs import CONFIG, MANIFEST, OVERRIDES, RUN_DIR_VARIABLE
 
 RUNS = Path("outputs/fit")
@@ -26,7 +28,13 @@ FREE = (
 )
 """Keys that may differ when a run goes on: they do not change what is computed."""
 
-_TRUST = re.compile(r"trust_remote_code\W+true", re.IGNORECASE)
+_RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
+"""A reference that calls something, such as `${oc.env:HF_TOKEN}`."""
+
+_WRITTEN_TO = ("logger", "callbacks", "data.cache_dir")
+"""Keys of places that a run writes to beside its folder."""
+
+_OF_CODE = re.compile("_target_|trust_remote_code")
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,7 @@ def with_overrides_of_run(arguments: Sequence[str]) -> list[str]:
     is_branch = output_dir is not None and expanded(output_dir, key="output_dir").resolve() != run.resolve()
     if is_branch or not (run / CONFIG).is_file():  # a new run, a file, or a mistake that `find_resumption` explains
         return list(arguments)
-    kept = [o for o in _overrides(run, typed) if _key(o) not in (*typed, "ckpt_path", "output_dir")]
+    kept = [o for o in _overrides(run, typed) if _key(o) not in ("ckpt_path", "output_dir")]
     rest = [argument for argument in rest if _key(argument) != "output_dir"]
     return [*kept, *rest, f"ckpt_path={_quoted(run)}", f"output_dir={_quoted(run)}"]
 
@@ -118,15 +126,42 @@ def _overrides(run: Path, typed: Mapping[str, str]) -> list[str]:
         overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} cannot be read: {error}\nType the run's overrides yourself.") from error
-    if not isinstance(overrides, list) or not all(isinstance(o, str) and "=" in o for o in overrides):
+    if not isinstance(overrides, list) or not all(isinstance(override, str) for override in overrides):
         raise ConfigError(f"{path} is no list of overrides. Type the run's overrides yourself.")
-    for override in overrides:
-        if (is_local(override) or _TRUST.search(override)) and _key(override) not in typed:
+    kept = [override for override in overrides if not override.endswith(f"={REDACTED}") and _key(override) not in typed]
+    for override in kept:
+        if not _is_plain(override):
             raise ConfigError(
-                f"The run's {OVERRIDES} has {override}, and code is not run because a folder names it. "
-                f"If you trust it, say so again: ftframe fit ckpt_path={run} {override}"
+                f"The run's {OVERRIDES} has {override}, and a folder may not say what code is run, nor what is read of "
+                f"the environment. If you trust it, type it again: ftframe fit ckpt_path={run} {override}"
             )
-    return [override for override in overrides if not override.endswith("=<redacted>")]
+    return kept
+
+
+def _is_plain(override: str) -> bool:
+    """Whether an override only sets a plain value of a task's key, or chooses an option of a group.
+
+    It is read as Hydra reads it, since a text has many spellings: a colon may be escaped, and `on` is true.
+    """
+    if REDACTED in override:
+        return False
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return False
+    key = parsed.key_or_group
+    if parsed.is_sweep_override() or parsed.package is not None or re.split(r"[./]", key)[0] == "hydra":
+        return False
+    return all(_is_harmless(path, leaf) for path, leaf in _leaves(None if parsed.is_delete() else parsed.value(), key))
+
+
+def _is_harmless(key: str, value: Any) -> bool:
+    if key.endswith("trust_remote_code"):
+        return value in (False, None)
+    if key.startswith(_WRITTEN_TO) and (Path(str(value)).anchor or {"~", ".."} & set(re.split(r"[\\/]", str(value)))):
+        return False
+    texts = [key, str(value)]
+    return not any(is_local(text) or _RESOLVER.search(text) or _OF_CODE.search(text) for text in texts)
 
 
 def refuse_changes(run: Path, cfg: Any) -> None:
@@ -168,8 +203,9 @@ def _is_free(key: str) -> bool:
 
 
 def _moved(value: Any, before: str, now: str) -> Any:
-    """A value that holds the path of the run folder, where that has been moved or is written in another way."""
-    return value.replace(before, now) if isinstance(value, str) else value
+    """A value that is a path in the run folder, where that has been moved or is written in another way."""
+    is_inside = isinstance(value, str) and (value == before or value.startswith(f"{before}/"))
+    return now + value[len(before) :] if is_inside else value
 
 
 def _key(override: str) -> str:

@@ -15,7 +15,7 @@ from ftframe.data.datamodule import SFTDataModule
 from ftframe.errors import ConfigError
 from ftframe.models.precision import Precision
 from ftframe.resumption import Resumption, refuse_changes
-from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint
+from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint, refuse_damaged
 from ftframe.train.checkpoint_store import CheckpointStore
 from ftframe.train.guards import let_loggers_fail
 from ftframe.train.randomness import Randomness
@@ -87,6 +87,7 @@ def _find_checkpoint(resumption: Resumption) -> Path | None:
     if source is None or source.is_file():
         if source is not None:
             read_checkpoint(source, mmap=True)
+            refuse_damaged(source)
         return source
     store = CheckpointStore(source / "checkpoints")
     entry = store.newest()

@@ -48,7 +48,7 @@ _PACKAGES = (
     "hydra-core",
     "omegaconf",
 )
-_typed: list[str] | None = None
+_typed: list[str] = []
 
 
 class FolderTakenError(ConfigError):
@@ -93,6 +93,7 @@ def claimed(folder: Path) -> Iterator[Path]:
 
     Raises:
         FolderTakenError: If another process is at work in it.
+        ConfigError: If nothing can be written there.
     """
     if not is_first_rank():
         yield folder
@@ -104,6 +105,8 @@ def claimed(folder: Path) -> Iterator[Path]:
         raise FolderTakenError(
             f"Another process is at work in {folder}. Wait until it has ended, or choose another folder: output_dir=..."
         ) from error
+    except OSError as error:
+        raise ConfigError(f"{folder}: nothing can be written there: {error.strerror}.") from error
     try:
         yield folder
     finally:
@@ -145,14 +148,13 @@ def write_config(folder: Path, cfg: Any) -> None:
     if not is_first_rank():
         return
     redacted = redact(OmegaConf.to_container(cfg, enum_to_str=True))
-    typed = [argument for argument in sys.argv[1:] if "=" in argument and argument[:2] != "--"]
-    typed = redact_overrides(_typed if _typed is not None else typed)
+    typed = redact_overrides(_typed)
     write_text(folder / OVERRIDES, yaml.safe_dump(typed, allow_unicode=True))
     write_text(folder / CONFIG, yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True))  # last: now it is a run
 
 
 def set_typed(overrides: Sequence[str]) -> None:
-    """Say what was typed, where the command line names a file that holds it."""
+    """Say which overrides were typed."""
     global _typed
     _typed = list(overrides)
 

@@ -79,20 +79,52 @@ def test_other_ranks_have_all_overrides_already(monkeypatch: pytest.MonkeyPatch)
 CODE = {
     "local file": "data.dataset.name=./evil.py:build",
     "local file within a node": "data.dataset={name: ./evil.py:build}",
+    "local file, escaped": "data.dataset.name=./evil.py\\:build",
+    "local file, quoted": "data.dataset.name='./evil.py:build'",
+    "local file in a list": "metrics=[{name: './evil.py:build'}]",
     "remote code": "model.trust_remote_code=true",
+    "remote code, in other words": "model.trust_remote_code=on",
+    "remote code, as a number": "++model.trust_remote_code=1",
     "remote code within a node": "model={trust_remote_code: True, path: x}",
+    "an object of Hydra's": "+hydra.callbacks.evil={_target_: os.mkdir, path: canary}",
+    "a group of Hydra's": "hydra/launcher=local",
+    "a group in a package of Hydra's": "+logger@hydra.callbacks.evil=csv",
+    "a search path": "hydra.searchpath=[file:///tmp]",
+    "an object": "+callbacks.evil={_target_: lightning.pytorch.callbacks.Timer}",
+    "the name of an object": "logger._target_=lightning.pytorch.loggers.CSVLogger",
+    "the environment": "logger.save_dir=${oc.env:HOME}/x",
+    "the environment, escaped": "logger.save_dir=$\\{oc.env\\:HOME\\}/x",
+    "the environment, nested": "logger.save_dir=${oc.${output_dir}:HOME}",
+    "a place to write to": "logger.save_dir=/tmp/x",
+    "a place above": "data.cache_dir='${output_dir}/../../x'",
+    "a flag": "--config-dir=/tmp",
+    "a grid": "optim.lr=1e-3,1e-4",
+    "a secret that is not there": "+logger={api_key:<redacted>,project:x}",
+    "no override": "no equals sign",
 }
 
 
 @pytest.mark.parametrize("override", CODE.values(), ids=CODE)
 def test_code_that_a_folder_names_must_be_typed_again(override: str) -> None:
     make_run(Path("theirs"), (override, "seed=1"))
-    with pytest.raises(ConfigError, match="code is not run because a folder names it"):
+    with pytest.raises(ConfigError, match="a folder may not say what code is run"):
         with_overrides_of_run(["ckpt_path=theirs"])
-    assert override in with_overrides_of_run(["ckpt_path=theirs", override])
+    if "=" in override and not override.startswith("-"):
+        assert override in with_overrides_of_run(["ckpt_path=theirs", override])
 
 
-@pytest.mark.parametrize("content", ["peft=lora", {"a": 1}, [1], ["no equals sign"]], ids=str)
+PLAIN = (
+    *("~peft.r", "model.trust_remote_code=false", "logger.save_dir=${output_dir}/x", "data.x='a:b, c'", "logger=null"),
+    *("optim.betas=[0.9,0.99]", "+data.tasks.a={dataset:{name:people},weight:2.0}", "trainer.max_steps=-1"),
+)
+
+
+def test_plain_values_need_not_be_typed_again() -> None:
+    make_run(Path("run"), PLAIN)
+    assert with_overrides_of_run(["ckpt_path=run"])[: len(PLAIN)] == list(PLAIN)
+
+
+@pytest.mark.parametrize("content", ["peft=lora", {"a": 1}, [1]], ids=str)
 def test_damaged_overrides_are_refused(content: object) -> None:
     make_run(Path("run"), content)
     with pytest.raises(ConfigError, match=r"overrides\.yaml is no list of overrides"):
@@ -152,3 +184,11 @@ def test_a_run_folder_may_be_moved() -> None:
     (moved / "config.yaml").write_text("{broken")
     with pytest.raises(ConfigError, match=r"config\.yaml cannot be read"):
         refuse_changes(moved, cfg)
+
+
+def test_a_short_name_of_a_folder_is_not_sought_in_other_values() -> None:
+    make_run(Path("a"))
+    saved = yaml.safe_load(Path("a/config.yaml").read_text())
+    Path("a/config.yaml").write_text(yaml.safe_dump({**saved, "output_dir": "a", "x": "auto", "y": "a/b", "z": "a"}))
+    cfg = {**saved, "output_dir": str(Path("a").resolve()), "x": "auto", "y": f"{Path('a').resolve()}/b"}
+    refuse_changes(Path("a"), OmegaConf.create({**cfg, "z": cfg["output_dir"]}))

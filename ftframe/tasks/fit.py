@@ -16,7 +16,7 @@ from ftframe.durable_files import PARTIAL, write_json
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import save_artifact, write_card
 from ftframe.models.record import Record
-from ftframe.resumption import find_resumption
+from ftframe.resumption import Resumption, find_resumption, refuse_changes
 from ftframe.run_plan import Plan, plan_run
 from ftframe.train.checkpoint_store import CheckpointStore
 from ftframe.train.checkpointing import Checkpoints
@@ -37,17 +37,38 @@ def fit(cfg: Any) -> Path:
         NonFiniteError: If the loss or a gradient is not a number.
     """
     resumption = find_resumption(cfg.ckpt_path, cfg.output_dir)
-    if resumption.complete:
-        assert resumption.run is not None
-        console.print_line(f"{runs.shown(resumption.run)} is complete: there is nothing to go on with.")
-        return resumption.run
     with Interruption(console.print_line).installed() as interruption:
-        plan = plan_run(cfg, resumption)
-        accounting.warn_of_duplicates(plan.inputs.data)
-        accounting.print_mixture(plan.inputs.data)
-        own = runs.claimed(resumption.run) if resumption.run else runs.new_run_folder(cfg.output_dir)
-        with own as folder:
-            return _train(cfg, plan, folder, interruption)
+        if resumption.run is None:
+            plan = _plan(cfg, resumption)
+            with runs.new_run_folder(cfg.output_dir) as folder:
+                return _train(cfg, plan, folder, interruption)
+        if _is_over(cfg, resumption):
+            return resumption.run
+        with runs.claimed(resumption.run) as folder:
+            if _is_over(cfg, resumption):  # by now: another process had the folder
+                return folder
+            return _train(cfg, _plan(cfg, resumption), folder, interruption)
+
+
+def _is_over(cfg: Any, resumption: Resumption) -> bool:
+    """Whether the run to go on with is complete.
+
+    Raises:
+        ConfigError: If something else is asked for than it was, as more steps.
+    """
+    if not resumption.complete:
+        return False
+    assert resumption.run is not None
+    refuse_changes(resumption.run, cfg)
+    console.print_line(f"{runs.shown(resumption.run)} is complete: there is nothing to go on with.")
+    return True
+
+
+def _plan(cfg: Any, resumption: Resumption) -> Plan:
+    plan = plan_run(cfg, resumption)
+    accounting.warn_of_duplicates(plan.inputs.data)
+    accounting.print_mixture(plan.inputs.data)
+    return plan
 
 
 def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Path:

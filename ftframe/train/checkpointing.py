@@ -74,7 +74,8 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A resumed run has saved the step that it begins with; what it was cut in is not counted twice."""
-        self._saved_step = trainer.global_step
+        if trainer.global_step in [entry.step for entry in self.store.entries()]:  # none yet where a new run begins
+            self._saved_step = trainer.global_step
         if trainer.is_global_zero:
             self.store.forget_after(trainer.global_step)
         loop: Any = trainer.fit_loop.epoch_loop

@@ -127,6 +127,17 @@ def test_a_new_run_begins_with_the_state_of_a_file_or_a_run(fit, capsys, tmp_pat
     assert "does not fit this configuration" in capsys.readouterr().err
 
 
+def test_a_new_run_begins_with_a_state_from_before_a_validation(fit, tmp_path: Path) -> None:
+    validated = ("trainer.val_check_interval=2", "checkpoint.keep=9", "baseline=false")
+    assert fit(*validated) == 0
+    cut = tmp_path / "run" / "checkpoints" / "step-00000002.ckpt"
+    assert fit(*validated, f"ckpt_path={cut}", "output_dir=new") == 0
+    manifests = [json.loads((tmp_path / run / "checkpoints" / "manifest.json").read_text()) for run in ("run", "new")]
+    assert [[entry["step"] for entry in manifest["checkpoints"]][-1] for manifest in manifests] == [5, 5]
+    assert manifests[1]["facts"] == manifests[0]["facts"]
+    assert manifests[1]["best"] in [entry["step"] for entry in manifests[1]["checkpoints"]]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x04."], ids=["empty", "zip", "pickle"])
 def test_a_file_that_is_no_checkpoint_is_refused_before_anything_is_made(content: bytes, fit, capsys, tmp_path) -> None:
     (tmp_path / "bad.ckpt").write_bytes(content)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ftframe.errors import ConfigError, FtframeError
-from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint
+from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint, refuse_damaged
 
 GOOD: dict[str, Any] = {
     "state_dict": {"w": torch.arange(4.0)},
@@ -120,3 +120,15 @@ def test_what_torch_raises_where_a_write_fails_is_ours(tmp_path: Path, monkeypat
     with pytest.raises(FtframeError, match=r"could not be written: .*unexpected pos"):
         WholeCheckpointIO().save_checkpoint(GOOD, tmp_path / "checkpoints" / "step.ckpt")
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_bit_that_flipped_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "x.ckpt"
+    WholeCheckpointIO().save_checkpoint({**GOOD, "state_dict": {"w": torch.ones(1000)}}, path)
+    refuse_damaged(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.ones(100).numpy().tobytes()) + 7] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(read_checkpoint(path)["state_dict"]["w"], torch.ones(1000))  # torch reads it all the same
+    with pytest.raises(ConfigError, match=r"x\.ckpt is damaged: .* is not what was written"):
+        refuse_damaged(path)
