@@ -15,6 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
@@ -56,6 +57,7 @@ def run(task: Callable[[Any], None], command: str) -> None:
     def run_cell(cfg: DictConfig) -> None:
         try:
             _refuse_other_command(cfg, command)
+            _refuse_sweep_in_one_process()
             set_typed(HydraConfig.get().overrides.task)
             _run_in_own_folder(task, cfg)
         except Exception as error:  # kept from Hydra, which would stop a grid at its first failure
@@ -192,6 +194,16 @@ def _schema(command: str) -> DictConfig:
     schema = OmegaConf.structured(SCHEMAS[command])
     assert isinstance(schema, DictConfig)
     return schema
+
+
+def _refuse_sweep_in_one_process() -> None:
+    """Refuse Hydra's own sweepers, which run all trials in this process; those of ftframe plan and call no task.
+
+    Raises:
+        ConfigError: If one has called the task.
+    """
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError("hydra/sweeper: with -m, choose hydra/sweeper=grid or optuna; each trial is a process then.")
 
 
 def _refuse_other_command(cfg: DictConfig, command: str) -> None:

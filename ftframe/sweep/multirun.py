@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,13 @@ def combinations(varied: Sequence[Override]) -> list[dict[str, str]]:
                 "Use choice(...) or range(...), or search it: hydra/sweeper=optuna."
             )
     keys = [override.get_key_element() for override in varied]
+    before = random.getstate()
+    random.seed(0)  # shuffle(...) draws from it: the same command numbers the trials as before
     columns = [list(override.sweep_string_iterator()) for override in varied]
+    random.setstate(before)
+    for override, values in zip(varied, columns, strict=True):
+        if not values:
+            raise ConfigError(f"{override.input_line}: there is nothing to choose from.")
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*columns)]
 
 
@@ -133,7 +140,7 @@ class MultirunSweeper(Sweeper):
         assert self.config is not None and self.hydra_context is not None
         loader = self.hydra_context.config_loader
         own = [f"{key}={value}" for key, value in self.params.items()]
-        overrides = OverridesParser.create(config_loader=loader).parse_overrides([*own, *arguments])
+        overrides = _last_of_each(OverridesParser.create(config_loader=loader).parse_overrides([*own, *arguments]))
         for override in overrides:
             _refuse(override)
         launcher = OmegaConf.to_container(self.config.hydra.launcher, resolve=True)
@@ -150,8 +157,19 @@ class MultirunSweeper(Sweeper):
         )
 
 
+def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
+    """The overrides without those that a later one of the same key replaces: what is typed comes after `params`."""
+    last = {(override.key_or_group, override.package): number for number, override in enumerate(overrides)}
+    kept = set(last.values())
+    return [o for number, o in enumerate(overrides) if number in kept or o.is_delete()]
+
+
 def _refuse(override: Override) -> None:
     key = str(override.key_or_group)
+    if key == "ckpt_path" and override.value() == "last":
+        raise ConfigError(
+            "ckpt_path=last: the trials of a sweep are new runs. The same command with sweep.dir=<folder> goes on."
+        )
     if key == "output_dir":
         raise ConfigError("output_dir: with -m, each trial's run folder is in the sweep's. Set sweep.dir=<folder>.")
     if key.partition(".")[0] == "sweep" and _varies(override):

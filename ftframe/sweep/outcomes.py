@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import signal
 from pathlib import Path
@@ -29,7 +30,10 @@ def settle(trial: Trial, code: int, folder: SweepFolder, *, needs_manifest: bool
     trial.exit_code, trial.reason = code, None
     trial.values = folder.values(trial.number)
     complete = not needs_manifest or (folder.run(trial.number) / "manifest.json").is_file()
-    if code == 0 and complete:
+    odd = [f"{name}={value}" for name, value in (trial.values or {}).items() if not math.isfinite(value)]
+    if code == 0 and complete and odd:
+        trial.state, trial.exit_code, trial.reason = State.FAILED, NON_FINITE, f"non-finite: {', '.join(odd)}"
+    elif code == 0 and complete:
         trial.state = State.DONE
     elif code in STOPPED:
         trial.state, trial.reason = State.INTERRUPTED, told or STOPPED[code]

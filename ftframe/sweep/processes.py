@@ -254,6 +254,8 @@ class LocalEngine:
                     pass_fds=(descriptor,),
                 )
             note_owner(descriptor, popen.pid)
+        except OSError as error:
+            raise ConfigError(f"{' '.join(job.command[:1])} cannot be started: {error.strerror}.") from error
         finally:
             os.close(descriptor)
         process = LocalProcess(popen, taken, self.gpus)

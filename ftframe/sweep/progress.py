@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,48 +25,34 @@ _STYLES = {State.DONE: "green", State.FAILED: "red", State.INTERRUPTED: "yellow"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is, from its metrics.csv.
+    """How far a run is.
 
     Attributes:
-        step: Optimizer steps so far; None before the first is logged.
-        total: Of the whole run, where it can be told.
+        step: Optimizer steps so far; None before the first.
+        total: Of the whole run.
         loss: The last logged training loss.
-        tokens_per_second: The last logged.
+        tokens_per_second: Over all ranks.
+        seconds_per_step: The median.
     """
 
     step: int | None = None
     total: int | None = None
     loss: float | None = None
     tokens_per_second: float | None = None
+    seconds_per_step: float | None = None
 
 
-def read_progress(metrics: Path, trainer: Mapping[str, Any]) -> Progress:
-    """How far a run is.
-
-    Args:
-        metrics: Its metrics.csv, which need not be there yet.
-        trainer: The `trainer` node, which bounds it.
-    """
+def read_progress(run: Path) -> Progress:
+    """How far a run is, from its `progress.json` and `metrics.csv`; what is not there yet, or half written, is None."""
+    loss = None
     try:
-        with metrics.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        return Progress()
-    steps = [int(row["step"]) + 1 for row in rows if row.get("train/loss")]
-    total = trainer["max_steps"]
-    starts = [int(row["step"]) for row in rows if row.get("train/loss") and int(float(row["epoch"])) == 1]
-    if total in (None, -1):
-        total = starts[0] * trainer["max_epochs"] if starts and (trainer["max_epochs"] or 0) > 0 else None
-    return Progress(
-        steps[-1] if steps else None,
-        total,
-        loss=_last(rows, "train/loss"),
-        tokens_per_second=_last(rows, "train/tokens_per_second"),
-    )
-
-
-def _last(rows: Sequence[Mapping[str, str]], name: str) -> float | None:
-    return next((float(row[name]) for row in reversed(rows) if row.get(name)), None)
+        with (run / "metrics.csv").open(encoding="utf-8", newline="") as file:
+            losses = [row["train/loss"] for row in csv.DictReader(file) if row.get("train/loss")]
+        loss = float(losses[-1]) if losses else None
+        told = json.loads((run / "progress.json").read_text(encoding="utf-8"))
+        return Progress(told["step"], told["total_steps"], loss, told["tokens_per_second"], told["seconds_per_step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Progress(loss=loss)
 
 
 def described(overrides: Mapping[str, Any]) -> str:
@@ -155,21 +142,18 @@ class LiveTable:
         return table
 
     def _row(self, item: Running) -> list[str]:
-        trainer = (item.cell.config or {}).get("trainer") or {}
-        bounds = {"max_steps": -1, "max_epochs": None, **trainer}
-        progress = read_progress(self._folder.run(item.trial.number) / "metrics.csv", bounds)
-        step = "" if progress.step is None else f"{progress.step}/{progress.total or '?'}"
+        progress = read_progress(self._folder.run(item.trial.number))
+        step = "" if progress.step is None else f"{progress.step}/{progress.total}"
         loss = "" if progress.loss is None else f"{progress.loss:.4f}"
-        eta = _duration(remaining(progress, time.monotonic() - item.since))
         told = [f"{item.trial.number:04}", escape(described(item.trial.overrides)), item.trial.state.value]
-        return [*told, step, loss, _number(progress.tokens_per_second), eta]
+        return [*told, step, loss, _number(progress.tokens_per_second), _duration(remaining(progress))]
 
 
-def remaining(progress: Progress, elapsed: float) -> float | None:
-    """Seconds that a run still needs at its pace so far, its start included; None where no one can tell."""
-    if not progress.step or not progress.total:
+def remaining(progress: Progress) -> float | None:
+    """Seconds of training that a run still needs at its pace so far; None where no one can tell."""
+    if progress.step is None or progress.total is None or progress.seconds_per_step is None:
         return None
-    return elapsed / progress.step * max(0, progress.total - progress.step)
+    return progress.seconds_per_step * max(0, progress.total - progress.step)
 
 
 def _number(value: float | None) -> str:

@@ -36,7 +36,8 @@ class RayProcess:
         try:
             return int(self.ray.get(self.task))
         except self.ray.exceptions.RayError as error:
-            self.told = f"Ray lost its task: {str(error).strip().splitlines()[-1]}"
+            said = str(error).strip().splitlines()
+            self.told = f"Ray lost its task: {said[-1] if said else type(error).__name__}"
             return _LOST
 
     def stop(self) -> None:
@@ -106,5 +107,8 @@ def build_ray_engine(launcher: dict[str, Any], *, max_parallel: int | None, grac
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"hydra.launcher.address={launcher['address']}: {error}") from error
     cores = ray.cluster_resources().get("CPU", 1.0)
+    if launcher["num_cpus"] > cores:
+        ray.shutdown()
+        raise ConfigError(f"hydra.launcher.num_cpus={launcher['num_cpus']}: the cluster has {cores:g} in all.")
     at_a_time = max_parallel or max(1, int(cores // launcher["num_cpus"]))
     return RayEngine(ray, launcher["num_cpus"], at_a_time, grace_seconds)

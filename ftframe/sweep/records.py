@@ -75,9 +75,12 @@ class SweepFolder:
 
     def prepare(self) -> None:
         """Make the folders; what only this user may read is apart."""
-        for name in ("trials", "runs", "logs"):
-            (self.path / name).mkdir(parents=True, exist_ok=True)
-        self.private.mkdir(mode=0o700, exist_ok=True)
+        try:
+            for name in ("trials", "runs", "logs"):
+                (self.path / name).mkdir(parents=True, exist_ok=True)
+            self.private.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"sweep.dir={self.path}: the folder cannot be made: {error.strerror}.") from error
         self.private.chmod(0o700)
 
     @property
@@ -109,7 +112,7 @@ class SweepFolder:
     def load(self) -> dict[int, Trial]:
         """The trials so far, by number."""
         files = sorted((self.path / "trials").glob("[0-9]*.json"))
-        trials = [Trial(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
+        trials = [_read_trial(file) for file in files]
         return {trial.number: trial for trial in trials}
 
     def values(self, number: int) -> dict[str, float] | None:
@@ -120,6 +123,18 @@ class SweepFolder:
         content = json.loads(file.read_text(encoding="utf-8"))
         numbers = {**content, **(content.get("final") or {})}
         return {name: value for name, value in numbers.items() if type(value) in (int, float)}
+
+
+def _read_trial(file: Path) -> Trial:
+    """A trial's record.
+
+    Raises:
+        ConfigError: If it is damaged.
+    """
+    try:
+        return Trial(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{file} is damaged: {error}. Delete it, and its trial starts again.") from error
 
 
 EXECUTION_KEYS = (

@@ -45,6 +45,7 @@ class Search:
         self._sound: dict[str, str] = {}
         self._again = deque(self._unfinished())
         self._look_again = self._next_beat = 0.0
+        self._queue_failed()
         study.take_over_silent()
 
     def _unfinished(self) -> list[Asked]:
@@ -104,6 +105,18 @@ class Search:
             self._tell(asked, trial)
         else:
             self._study.study.tell(asked, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _queue_failed(self) -> None:
+        """Queue the values of trials that a signal killed, or of all that failed as they ran if that is asked for.
+
+        Their numbers stay failed: a study tells no trial twice.
+        """
+        for trial in self._trials.values():
+            killed = (trial.exit_code or 0) < 0
+            is_due = trial.state is State.FAILED and trial.attempts and (killed or self._plan.settings.retry_failed)
+            if is_due and self._study.queue_again(trial.number):
+                trial.reason = f"{trial.reason}; its values are tried again"
+                self._folder.save(trial)
 
     def _ask(self) -> Asked | None:
         if time.monotonic() < self._look_again:

@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ftframe.errors import ConfigError
+from ftframe.redaction import REDACTED, redact
 from ftframe.sweep.cells import parse
 
 
@@ -58,6 +59,12 @@ def build_space(varied: Sequence[Override]) -> list[Parameter]:
         raise ConfigError(
             "hydra/sweeper=optuna needs keys that vary, such as 'optim.lr=tag(log,interval(1e-5,1e-2))' peft=lora,dora."
         )
+    for override in varied:
+        values = [] if override.is_interval_sweep() else list(override.sweep_string_iterator())
+        if any(REDACTED in str(redact({override.key_or_group.rpartition(".")[2]: value})) for value in values):
+            raise ConfigError(
+                f"{override.key_or_group}: a secret cannot be searched: the study would hold it in clear."
+            )
     return [_parameter(override) for override in varied]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import time
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
+from optuna.distributions import distribution_to_json
 from optuna.exceptions import ExperimentalWarning, OptunaError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -24,6 +26,7 @@ from ftframe.sweep.sampling import NumberedSampler, WholeGrid
 from ftframe.sweep.space import Parameter
 
 _SURPLUS = "ftframe:surplus"
+_SEARCHED = "ftframe:searched"
 _OPENING_WAITS = (0.2, 0.5, 1.0, 0.0)
 """Seconds between attempts to open a storage."""
 
@@ -81,9 +84,27 @@ class SharedStudy:
             )
         except (OptunaError, SQLAlchemyError, ValueError) as error:
             raise ConfigError(f"sweep.study_name={settings.study_name}: {type(error).__name__}: {error}") from error
+        self._refuse_another(settings)
         directions = [direction.name.lower() for direction in self.study.directions]
         if directions != [objective.direction.value for objective in settings.objectives]:
             raise ConfigError(f"sweep.objectives: the study {settings.study_name} has the directions {directions}.")
+
+    def _refuse_another(self, settings: SweepConfig) -> None:
+        """Keep what is searched in the study, and hold it against what is searched now.
+
+        Raises:
+            ConfigError: If the study is of something else.
+        """
+        spaces = {key: json.loads(distribution_to_json(kind)) for key, kind in self._distributions.items()}
+        now = {"objectives": [objective.metric for objective in settings.objectives], "space": spaces}
+        before = self.study.user_attrs.get(_SEARCHED)
+        if before is None:
+            self.study.set_user_attr(_SEARCHED, now)
+        elif before != json.loads(json.dumps(now)):
+            raise ConfigError(
+                f"sweep.study_name={settings.study_name}: the study there searches {_told(before)}, and this sweep "
+                f"{_told(now)}. Choose another name, or another sweep.storage."
+            )
 
     def ask(self) -> Trial | None:
         """The next trial; None if the study has all its trials, though one of a silent sweep may come back."""
@@ -112,6 +133,24 @@ class SharedStudy:
         """Fail the trials whose sweeps are silent, and queue their values again."""
         optuna.storages.fail_stale_trials(self.study)
 
+    def queue_again(self, number: int) -> bool:
+        """Queue the values of a trial that failed, once; whether that was done now."""
+        trials = {trial.number: trial for trial in self._trials()}
+        history = {number for trial in trials.values() for number in trial.system_attrs.get("retry_history", [])}
+        failed = trials.get(number)
+        if failed is None or failed.state is not TrialState.FAIL or number in history:
+            return False
+        attributes = {"retry_history": [*failed.system_attrs.get("retry_history", []), number]}
+        self.study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING,
+                params=failed.params,
+                distributions=failed.distributions,
+                system_attrs={"fixed_params": failed.params, **attributes},
+            )
+        )
+        return True
+
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
@@ -126,6 +165,11 @@ class SharedStudy:
             and (before is None or trial.number < before)
             for trial in trials
         )
+
+
+def _told(searched: dict[str, Any]) -> str:
+    ends = {key: space["attributes"] for key, space in searched["space"].items()}
+    return f"{', '.join(searched['objectives'])} over {ends}"
 
 
 def _direction(direction: Direction) -> Literal["minimize", "maximize"]:

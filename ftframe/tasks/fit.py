@@ -23,6 +23,7 @@ from ftframe.train.checkpointing import Checkpoints
 from ftframe.train.guards import NonFiniteReport
 from ftframe.train.interruption import Interruption
 from ftframe.train.metrics_log import NAME as METRICS
+from ftframe.train.progress_file import ProgressFile
 
 BASELINE = "baseline.json"
 
@@ -80,6 +81,7 @@ def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Pa
     trainer.callbacks += [
         answers,
         NonFiniteReport(folder, data.where),
+        ProgressFile(folder, plan.throughput, total_steps=plan.total_steps),
         interruption,
         Checkpoints(
             CheckpointStore(folder / "checkpoints", keep=cfg.checkpoint.keep),

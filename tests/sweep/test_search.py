@@ -98,6 +98,7 @@ BAD = {
     "a sampler's argument": (("+sweep.sampler_args.n_startup=1",), "n_startup"),
     "a pruner's argument": (("sweep.pruner=asha", "+sweep.pruner_args.min_resource=0"), "min_resource"),
     "a sampler": (("sweep.sampler=tpee",), "sampler"),
+    "a secret": (("logger=csv", "+logger.api_key=hunter22,hunter33"), "a secret cannot be searched"),
     "a storage": (("sweep.storage=nosuch://ada:hush@host/db",), "sweep.storage=nosuch://<redacted>@host/db"),
     "an unknown key": (("optim.lrr=interval(0,1)",), "Unknown key 'optim.lrr'"),
     "a value": (("data.batch_size=int(interval(0,4))",), "data.batch_size=0"),
@@ -198,3 +199,19 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.slow
 def test_two_sweeps_share_a_study_in_postgresql(start, postgresql: str, tmp_path: Path) -> None:
     run_two(start, postgresql, tmp_path, n_trials=12)
+
+
+def test_trials_that_a_signal_killed_are_tried_again(sweep, tmp_path: Path) -> None:
+    killed = ("hydra/sweeper=optuna", "seed=choice(105)", "sweep.n_trials=1")
+    assert sweep(*killed)[0] == 128 + signal.SIGSEGV
+    sweep(*killed)
+    first, second = records(tmp_path / "sweep")
+    assert first["reason"] == "killed by SIGSEGV; its values are tried again"
+    assert (second["overrides"], second["reason"]) == (first["overrides"], "killed by SIGSEGV")
+
+
+def test_a_study_of_something_else_is_refused(sweep, tmp_path: Path) -> None:
+    storage = f"sweep.storage=sqlite:///{tmp_path / 'shared.db'}"
+    assert sweep(*OVER, storage, "sweep.n_trials=1")[0] == 0
+    code, output = sweep("hydra/sweeper=optuna", "peft.r=int(interval(4,8))", storage, "sweep.dir=other")
+    assert code == 2 and "the study there searches val/loss over" in output
