@@ -87,7 +87,6 @@ BAD = {
     "a type": (("sweep.max_parallel=two", "seed=1,2"), "max_parallel"),
     "the last run": (("ckpt_path=last", "seed=1,2"), "ckpt_path=last: the trials of a sweep are new runs"),
     "nothing to choose": (("model=glob(zzz*)",), "there is nothing to choose from"),
-    "Hydra's own sweeper": (("hydra/sweeper=basic", "hydra/launcher=basic", "seed=1,2"), "choose hydra/sweeper=grid"),
     "nothing possible": (("quant=4bit", "peft=none", "seed=1,2"), "No combination can run."),
 }
 
@@ -275,3 +274,9 @@ def test_a_damaged_record_is_named(sweep, tmp_path: Path) -> None:
 def test_a_trial_that_cannot_be_started_is_told(sweep) -> None:
     code, output = sweep("seed=0,1", FTFRAME_TRIAL_COMMAND="/nowhere/x")
     assert code == 2 and "/nowhere/x cannot be started" in output and "Traceback" not in output
+
+
+def test_hydras_own_sweeper_is_refused(sweep, tmp_path: Path) -> None:
+    code, output = sweep("hydra/sweeper=basic", "hydra/launcher=basic", "seed=1,2")
+    assert code == 2 and "choose hydra/sweeper=grid" in output
+    assert starts(tmp_path / "sweep") == []

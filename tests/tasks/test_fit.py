@@ -57,6 +57,7 @@ def test_run_folder_is_complete(default_run):
             "predictions.jsonl",
             "baseline.json",
             "log.txt",
+            "progress.json",
         ),
         *("checkpoints/manifest.json", "checkpoints/step-00000300.ckpt", "checkpoints/step-00000384.ckpt"),
         *("adapter/adapter_config.json", "adapter/adapter_model.safetensors", "adapter/ftframe.json"),
@@ -69,6 +70,9 @@ def test_run_folder_is_complete(default_run):
     assert manifest["packages"]["torch"] == torch.__version__
     assert manifest["plugins"]["dataset people"].startswith("ftframe ")
     assert yaml.safe_load((run / "config.yaml").read_text())["quant"]["load_in_4bit"] is True
+    progress = json.loads((run / "progress.json").read_text())
+    assert 300 < progress["step"] <= progress["total_steps"] == 384
+    assert progress["tokens_per_second"] > 0 < progress["seconds_per_step"]
     losses = train_losses(run)
     assert len(losses) >= 30
     assert losses[-1] < losses[0] / 10
