@@ -31,7 +31,14 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from peft import LoraConfig, PeftModel
 from torch.utils.data import DataLoader
-from transformers import AutoConfig, AutoTokenizer, LlamaConfig, dynamic_module_utils
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    dynamic_module_utils,
+)
 
 from ftframe.api import Message
 from ftframe.data import chat_jinja
@@ -256,6 +263,8 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Code of models is cached apart from the user's."""
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    for kind in (LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast):  # which transformers marks as custom code
+        monkeypatch.setattr(kind, "_auto_class", None)
 
 
 def bring_code(folder: Path, attack: Attack, *, model_type: str, unprotected: bool = False) -> None:

@@ -63,7 +63,9 @@ def test_interrupted_and_gone_on_with_and_complete(tmp_path: Path, start, ftfram
     run = tmp_path / "outputs" / "fit" / "mine"
     first = start("fit", *LONG, "output_dir=outputs/fit/mine")
     wait_for_checkpoint(run, first)
+    first.send_signal(signal.SIGSTOP)
     beside = ftframe("fit", "ckpt_path=last", cwd=tmp_path)
+    first.send_signal(signal.SIGCONT)
     assert beside.returncode == 2 and "Another process is at work in" in beside.stderr
     first.send_signal(signal.SIGTERM)
     out, err = first.communicate(timeout=120)
