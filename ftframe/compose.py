@@ -58,7 +58,8 @@ def run(task: Callable[[Any], None], command: str) -> None:
         try:
             _refuse_other_command(cfg, command)
             _refuse_sweep_in_one_process()
-            set_typed(HydraConfig.get().overrides.task)
+            typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)  # references as they were typed
+            set_typed(typed)
             _run_in_own_folder(task, cfg)
         except Exception as error:  # kept from Hydra, which would stop a grid at its first failure
             failures.append(error)

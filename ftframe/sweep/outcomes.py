@@ -30,7 +30,8 @@ def settle(trial: Trial, code: int, folder: SweepFolder, *, needs_manifest: bool
     trial.exit_code, trial.reason = code, None
     trial.values = folder.values(trial.number)
     complete = not needs_manifest or (folder.run(trial.number) / "manifest.json").is_file()
-    odd = [f"{name}={value}" for name, value in (trial.values or {}).items() if not math.isfinite(value)]
+    losses = {name: value for name, value in (trial.values or {}).items() if name.rpartition("/")[2] == "loss"}
+    odd = [f"{name}={value}" for name, value in losses.items() if not math.isfinite(value)]
     if code == 0 and complete and odd:
         trial.state, trial.exit_code, trial.reason = State.FAILED, NON_FINITE, f"non-finite: {', '.join(odd)}"
     elif code == 0 and complete:
