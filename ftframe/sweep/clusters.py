@@ -6,17 +6,14 @@ import contextlib
 import os
 import signal
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ftframe.errors import ConfigError, FtframeError
-from ftframe.sweep.processes import Job, claim, is_run_elsewhere
+from ftframe.sweep.processes import LOST, Job, claim, is_run_elsewhere
 from ftframe.sweep.slurm import ENDED, Queue, has_own_gpus, parameters
 from ftframe.sweep.worker import run_trial, where
-
-_LOST = -9
-"""The exit code of a trial whose job is gone without one: as if it had been killed."""
 
 _LOOK_SECONDS = 0.5
 _RESULT_SECONDS = 5.0
@@ -44,7 +41,7 @@ class LocalJobs:
 
     def ended(self, job: Any) -> tuple[str, int] | None:
         """As `Jobs`."""
-        return ("ended without a result", _LOST) if job.done() else None
+        return ("ended without a result", LOST) if job.done() else None
 
     def stop(self, job: Any) -> None:
         """As `Jobs`; submitit's own way is SIGINT, after which its worker has no time for the trial."""
@@ -161,12 +158,10 @@ class SubmititEngine:
     max_parallel: int
     grace_seconds: float
     deals_gpus: bool
-    _running: list[SubmititProcess] = field(default_factory=list)
 
-    def has_room(self, gpus: int) -> bool:
-        """As `Engine`."""
-        self._running = [process for process in self._running if process.poll() is None]
-        return len(self._running) < self.max_parallel
+    def has_gpus(self, gpus: int) -> bool:
+        """As `Engine`; the cluster finds them."""
+        return True
 
     def start(self, job: Job) -> SubmititProcess:
         """As `Engine`.
@@ -188,8 +183,7 @@ class SubmititEngine:
         if isinstance(self.jobs, SlurmJobs):
             self.jobs.queue.add(submitted.job_id)
             note.write_text(submitted.job_id)
-        self._running.append(SubmititProcess(submitted, self.jobs, note))
-        return self._running[-1]
+        return SubmititProcess(submitted, self.jobs, note)
 
     def _end_earlier(self, note: Path, lock: Path) -> None:
         """Cancel the job of a sweep that was killed: the cluster did not hear of that."""

@@ -12,13 +12,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import psutil
 
 from ftframe.errors import ConfigError, FtframeError
+
+LOST = -signal.SIGKILL
+"""The exit code of a trial that is gone without one: as if it had been killed."""
 
 _OF_ONE_RUN = ("FTFRAME_RUN_DIR", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that the first rank of a run sets for its others; a trial is a run of its own."""
@@ -65,10 +68,16 @@ class Process(Protocol):
 
 
 class Engine(Protocol):
-    """Where trials run."""
+    """Where trials run.
 
-    def has_room(self, gpus: int) -> bool:
-        """Whether one more trial can start now."""
+    Attributes:
+        max_parallel: Most trials at a time.
+    """
+
+    max_parallel: int
+
+    def has_gpus(self, gpus: int) -> bool:
+        """Whether that many are free for one more trial."""
 
     def start(self, job: Job) -> Process:
         """Start a trial."""
@@ -226,16 +235,14 @@ class LocalEngine:
     max_parallel: int
     gpus: list[str]
     grace_seconds: float
-    _running: list[LocalProcess] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Remember whether this machine has GPUs."""
         self._has_gpus = bool(self.gpus)
 
-    def has_room(self, gpus: int) -> bool:
+    def has_gpus(self, gpus: int) -> bool:
         """As `Engine`."""
-        self._running = [process for process in self._running if process.poll() is None]
-        return len(self._running) < self.max_parallel and (len(self.gpus) >= gpus or not self._has_gpus)
+        return len(self.gpus) >= gpus or not self._has_gpus
 
     def start(self, job: Job) -> LocalProcess:
         """As `Engine`."""
@@ -258,9 +265,7 @@ class LocalEngine:
             raise ConfigError(f"{' '.join(job.command[:1])} cannot be started: {error.strerror}.") from error
         finally:
             os.close(descriptor)
-        process = LocalProcess(popen, taken, self.gpus)
-        self._running.append(process)
-        return process
+        return LocalProcess(popen, taken, self.gpus)
 
     def close(self) -> None:
         """As `Engine`; there is nothing to let go of."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ftframe.errors import ConfigError
-from ftframe.sweep.processes import Job, claim
+from ftframe.sweep.processes import LOST, Job, claim
 from ftframe.sweep.worker import run_trial, where
-
-_LOST = -9
-"""The exit code of a trial whose worker is gone without one: as if it had been killed."""
 
 
 @dataclass
@@ -38,7 +35,7 @@ class RayProcess:
         except self.ray.exceptions.RayError as error:
             said = str(error).strip().splitlines()
             self.told = f"Ray lost its task: {said[-1] if said else type(error).__name__}"
-            return _LOST
+            return LOST
 
     def stop(self) -> None:
         """As `Process`: Ray ends the worker, and the kernel tells the trial of its parent's death."""
@@ -64,12 +61,10 @@ class RayEngine:
     num_cpus: float
     max_parallel: int
     grace_seconds: float
-    _running: list[RayProcess] = field(default_factory=list)
 
-    def has_room(self, gpus: int) -> bool:
-        """As `Engine`."""
-        self._running = [process for process in self._running if process.poll() is None]
-        return len(self._running) < self.max_parallel
+    def has_gpus(self, gpus: int) -> bool:
+        """As `Engine`; the cluster finds them."""
+        return True
 
     def start(self, job: Job) -> RayProcess:
         """As `Engine`."""
@@ -79,8 +74,7 @@ class RayEngine:
         # A trial goes on with its own run folder, if at all; Ray's own retries would start it in a folder that is used.
         task = self.ray.remote(num_cpus=self.num_cpus, num_gpus=gpus, max_retries=0)(run_trial)
         submitted = task.remote(list(job.command), str(job.log), **where(job.lock))
-        self._running.append(RayProcess(self.ray, submitted))
-        return self._running[-1]
+        return RayProcess(self.ray, submitted)
 
     def close(self) -> None:
         """As `Engine`; a cluster that others started goes on."""

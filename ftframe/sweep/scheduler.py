@@ -109,9 +109,9 @@ class Scheduler:
         with _signals(self._heard):
             try:
                 while self._signal is None:
-                    while self._signal is None and self.engine.has_room(0):
+                    while self._signal is None and len(self._running) < self.engine.max_parallel:
                         pending = pending or source.take()
-                        if pending is None or not self.engine.has_room(self._gpus(pending)):
+                        if pending is None or not self.engine.has_gpus(self._gpus(pending)):
                             break
                         self._start(pending)
                         pending = None
