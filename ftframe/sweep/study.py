@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import math
@@ -135,21 +136,15 @@ class SharedStudy:
 
     def queue_again(self, number: int) -> bool:
         """Queue the values of a trial that failed, once; whether that was done now."""
-        trials = {trial.number: trial for trial in self._trials()}
-        history = {number for trial in trials.values() for number in trial.system_attrs.get("retry_history", [])}
-        failed = trials.get(number)
-        if failed is None or failed.state is not TrialState.FAIL or number in history:
+        failed = [trial for trial in self._trials() if trial.number == number and trial.state is TrialState.FAIL]
+        if not failed or number in self._tried_again():
             return False
-        attributes = {"retry_history": [*failed.system_attrs.get("retry_history", []), number]}
-        self.study.add_trial(
-            optuna.create_trial(
-                state=TrialState.WAITING,
-                params=failed.params,
-                distributions=failed.distributions,
-                system_attrs={"fixed_params": failed.params, **attributes},
-            )
-        )
+        _retry()(self.study, copy.deepcopy(failed[0]))  # to which it adds
         return True
+
+    def _tried_again(self) -> set[int]:
+        """The trials whose values were queued again."""
+        return {number for trial in self._trials() for number in trial.system_attrs.get("retry_history", [])}
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -157,7 +152,7 @@ class SharedStudy:
     def _n_counted(self, before: int | None = None) -> int:
         """Trials that count: all but surplus ones, those that others took over, and those that wait for someone."""
         trials = self._trials()
-        again = {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
+        again = self._tried_again()
         return sum(
             trial.number not in again
             and _SURPLUS not in trial.user_attrs
@@ -176,18 +171,26 @@ def _direction(direction: Direction) -> Literal["minimize", "maximize"]:
     return "maximize" if direction is Direction.maximize else "minimize"
 
 
+def _has_new_names() -> bool:
+    """Whether this Optuna, since 4.9, says `heartbeat_stale` where it said `failed`."""
+    return "heartbeat_stale_trial_callback" in inspect.signature(RDBStorage).parameters
+
+
+def _retry() -> Any:
+    """Optuna's own callback that queues the values of a trial again."""
+    name = "RetryHeartbeatStaleTrialCallback" if _has_new_names() else "RetryFailedTrialCallback"
+    return getattr(optuna.storages, name)()
+
+
 def _open_storage(settings: SweepConfig, folder: Path) -> RDBStorage:
     url = settings.storage or f"sqlite:///{folder / 'study.db'}"
-    # Optuna 4.9 has renamed both.
-    renamed = "heartbeat_stale_trial_callback" in inspect.signature(RDBStorage).parameters
-    hook = "heartbeat_stale_trial_callback" if renamed else "failed_trial_callback"
-    retry: Any = getattr(optuna.storages, "RetryHeartbeatStaleTrialCallback" if renamed else "RetryFailedTrialCallback")
+    hook = "heartbeat_stale_trial_callback" if _has_new_names() else "failed_trial_callback"
     waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     arguments: dict[str, Any] = {
         "engine_kwargs": waits,
         "heartbeat_interval": settings.heartbeat_seconds,
         "grace_period": 2 * settings.heartbeat_seconds,
-        hook: retry(),
+        hook: _retry(),
     }
     for wait in _OPENING_WAITS:
         try:
