@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 
 from ftframe import config_folders
 from ftframe.durable_files import write_text
+from ftframe.redaction import REDACTED
 from ftframe.sweep.board import spell_value
 from ftframe.sweep.ranking import Entry
 from ftframe.sweep.trials import Objective, Sweep
@@ -24,8 +25,6 @@ _OF_THE_SWEEP = re.compile(r"(hydra|sweep)([./](?!searchpath).*)?|output_dir")
 _PLAIN = re.compile(r"(override )?/?[A-Za-z_][A-Za-z0-9_./@-]*")
 _INDEX = re.compile(r"\[|\.[0-9]+(\.|$)")
 """In a dotted key, a place in a list: a file can only say the whole list."""
-
-REDACTED = "<redacted>"
 
 
 @dataclass(frozen=True)
