@@ -102,14 +102,12 @@ def _find_checkpoint(resumption: Resumption) -> Path | None:
 
 def _facts(cfg: Any, trainer: L.Trainer, inputs: preparation.Inputs, base_fingerprint: str) -> dict[str, Any]:
     """What must be the same where the run goes on."""
-    environment = runs.environment()
     return {
         "world_size": trainer.world_size,
         "data": inputs.data.fingerprints,
         "base": base_fingerprint,
         "device": assembly.device_name(cfg.trainer.accelerator),
-        "python": environment["python"],
-        "packages": environment["packages"],
+        **runs.versions(),
     }
 
 

@@ -197,11 +197,15 @@ def environment() -> dict[str, Any]:
     """Versions, command line, machine and commit of this process; secrets redacted."""
     return {
         "command": [Path(sys.argv[0]).name, *redact_overrides(sys.argv[1:])],
-        "python": platform.python_version(),
+        **versions(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
         "git_commit": _git_commit(),
     }
+
+
+def versions() -> dict[str, Any]:
+    """Those of Python and of the packages that decide the numbers."""
+    return {"python": platform.python_version(), "packages": {name: _version(name) for name in _PACKAGES}}
 
 
 def _version(name: str) -> str | None:
