@@ -75,7 +75,7 @@ def find_resumption(ckpt_path: str | None, output_dir: str) -> Resumption:
             f"ckpt_path={ckpt_path} {what}. Give the folder of a `ftframe fit`, a file of its checkpoints/, or last."
         )
     run = path.resolve()
-    return Resumption(run=run if Path(output_dir).expanduser().resolve() == run else None, source=run)
+    return Resumption(run=run if expanded(output_dir, key="output_dir").resolve() == run else None, source=run)
 
 
 def with_overrides_of_run(arguments: Sequence[str]) -> list[str]:
