@@ -32,7 +32,7 @@ class Progress:
         total: Of the whole run.
         loss: The last logged training loss.
         tokens_per_second: Over all ranks.
-        seconds_per_step: The median.
+        seconds_per_step: The mean so far.
     """
 
     step: int | None = None

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import Callback
 
+from ftframe.durable_files import PARTIAL
 from ftframe.train.throughput import Throughput
 
 NAME = "progress.json"
@@ -33,14 +34,14 @@ class ProgressFile(Callback):
         if not trainer.is_global_zero or time.monotonic() < self._next:
             return
         self._next = time.monotonic() + _SECONDS
-        summary = self._throughput.summary(trainer.world_size)
+        counted = self._throughput
         content = {
             "step": trainer.global_step,
             "total_steps": self._total_steps,
-            "tokens_per_second": summary["tokens_per_second"],
-            "seconds_per_step": summary["median_step_seconds"],
+            "tokens_per_second": counted.tokens_per_second(trainer.world_size),
+            "seconds_per_step": counted.seconds / len(counted.step_seconds) if counted.step_seconds else None,
         }
-        partial = self._path.with_name(f".partial-{NAME}")
+        partial = self._path.with_name(f"{PARTIAL}{NAME}")
         try:
             partial.write_text(json.dumps(content), encoding="utf-8")
             partial.replace(self._path)

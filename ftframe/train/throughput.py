@@ -77,11 +77,15 @@ class Throughput(Callback):
         """Stop the clock."""
         self._started = None
 
+    def tokens_per_second(self, world_size: int) -> float | None:
+        """Over all ranks; None before two steps have ended."""
+        return self.tokens * world_size / self.seconds if self.seconds else None
+
     def summary(self, world_size: int) -> dict[str, float | None]:
         """Tokens per second over all ranks, median step time in seconds, and peak memory of this process in GiB."""
         steps = sorted(self.step_seconds)
         return {
-            "tokens_per_second": self.tokens * world_size / self.seconds if self.seconds else None,
+            "tokens_per_second": self.tokens_per_second(world_size),
             "median_step_seconds": steps[len(steps) // 2] if steps else None,
             **peak_memory(),
         }
