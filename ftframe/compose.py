@@ -45,7 +45,7 @@ _DRAWS = 20
 
 
 def run(task: Callable[[Any], None], command: str) -> None:
-    """Compose `sys.argv`, check the result and hand it to the task, once or for each cell of a multirun.
+    """Compose `sys.argv`, check the result and hand it to the task; a multirun is only planned, by its sweeper.
 
     Raises:
         ConfigError: If an override, a group option or a value is wrong; the message names the nearest right one.
@@ -61,7 +61,7 @@ def run(task: Callable[[Any], None], command: str) -> None:
             typed: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)  # references as they were typed
             set_typed(typed)
             _run_in_own_folder(task, cfg)
-        except Exception as error:  # kept from Hydra, which would stop a grid at its first failure
+        except Exception as error:  # kept from `explained`, which is for what Hydra trips over
             failures.append(error)
 
     main = hydra.main(version_base="1.3", config_path=f"pkg://{BUILT_IN}", config_name=command)
