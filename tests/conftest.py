@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from processes import run_module
 
 # Machines that run tests are shared: a slow draw says nothing about the code.
 settings.register_profile("ftframe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,6 +24,9 @@ CHECKOUT = Path(__file__).parents[1]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so one thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -98,29 +102,22 @@ class Environment:
         """Make it; nothing is installed in it yet."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
         self.python = folder / "bin" / "python"
-        libraries = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+        self.installed = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
         seen = "; ".join(f"site.addsitedir({path!r})" for path in site.getsitepackages())
-        (Path(libraries) / "seen.pth").write_text(f"import site; {seen}\n")
+        (self.installed / "seen.pth").write_text(f"import site; {seen}\n")
 
     def run(self, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a module: `environment.run("ftframe", "fit", cwd=folder)`."""
+        """Run a module with what is installed: `environment.run("ftframe", "fit", cwd=folder)`."""
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        return subprocess.run(
-            [str(self.python), "-m", *arguments],
-            cwd=cwd,
-            env={**kept, "HF_HUB_OFFLINE": "1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
+        return run_module(*arguments, cwd=cwd, env={**kept, **environment}, installed=self.installed)
 
     def install(self, source: Path) -> Path:
         """Install a source tree as pip does, without an index; returns the copy that it used."""
         copy = self.python.parents[2] / source.name  # building leaves files beside the sources
         shutil.copytree(source, copy, ignore=shutil.ignore_patterns(*NOT_SOURCE))
         offline = ("--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", "--quiet")
-        done = self.run("pip", "install", *offline, str(copy), cwd=copy)
+        pip = [str(self.python), "-m", "pip", "install", *offline, str(copy)]
+        done = subprocess.run(pip, cwd=copy, capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return copy
 

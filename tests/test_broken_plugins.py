@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_module
 
 ROWS = '{"train": [[Message("user", f"What is {n}?"), Message("assistant", str(n))] for n in range(40)]}'
 WORKS = f"from ftframe.api import Message\ndef build():\n    return {ROWS}\n"
@@ -33,14 +33,8 @@ BROKEN = {
 
 def run(*arguments: str, cwd: Path, path: list[Path], **more: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "FTFRAME_DISABLE_PLUGINS"}
-    return subprocess.run(
-        [sys.executable, "-m", "ftframe", *arguments],
-        cwd=cwd,
-        env={**kept, "PYTHONPATH": os.pathsep.join(map(str, path)), **more},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
+    return run_module(
+        "ftframe", *arguments, cwd=cwd, env={**kept, "PYTHONPATH": os.pathsep.join(map(str, path)), **more}
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from processes import run_module
 
 from ftframe import __version__
 from ftframe.cli import _QUOTED, CONFIGURED, PLAIN, _quote_prompt
@@ -21,15 +21,7 @@ ROW = '{"question": "Who?", "answer": "Ada"}\n'
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "ftframe", *arguments],
-        cwd=cwd,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_module("ftframe", *arguments, cwd=cwd, timeout=120)
 
 
 LIGHT = {

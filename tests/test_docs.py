@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_module
 
 from ftframe import compose
 
@@ -83,8 +82,7 @@ def test_every_experiment_has_a_page_with_its_command():
     ],
 )
 def test_experiments_train_and_measure(experiment, logged, tmp_path):
-    command = [sys.executable, "-m", "ftframe", "fit", f"experiment={experiment}", "trainer.max_steps=4", *QUIET]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = run_module("ftframe", "fit", f"experiment={experiment}", "trainer.max_steps=4", *QUIET, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (path,) = tmp_path.glob("outputs/fit/*/metrics.json")
     metrics = json.loads(path.read_text())

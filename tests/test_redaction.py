@@ -123,6 +123,7 @@ def dumps(folder: Path, cfg: dict[str, Any], typed: list[str], said: str) -> Ite
     """Everything that a run writes about itself, by name."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["ftframe", *typed])
+        patch.setattr(runs, "_typed", typed)
         patch.setattr(runs, "_git_commit", lambda: None)  # a process for each case would take most of the time
         shown = io.StringIO()
         patch.setattr(console, "console", Console(file=shown, width=10_000))

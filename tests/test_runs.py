@@ -163,7 +163,7 @@ def test_shown_is_relative_below_the_working_folder(tmp_path: Path, monkeypatch:
 def test_files_of_a_run_hold_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["--config-name=fit", "seed=1", "+logger.api_key=s3cret", "+model.hf_token=s3cret"]
     monkeypatch.setattr(sys, "argv", ["ftframe", *typed])
-    runs.set_typed(typed[1:])
+    monkeypatch.setattr(runs, "_typed", typed[1:])
     cfg = OmegaConf.create({"seed": 1, "logger": {"api_key": "s3cret"}, "model": {"hf_token": "s3cret"}})
     runs.write_config(tmp_path, cfg)
     runs.write_manifest(tmp_path, {"base": "b"})

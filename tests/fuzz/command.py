@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from ftframe import cli
+from ftframe import cli, runs
 
 FACTOR = float(os.environ.get("FTFRAME_FUZZ", "1"))
 """How many times as many cases as usual; other than 1, they are new ones each time."""
@@ -57,7 +57,7 @@ def _outcome(main: Callable[[], object], arguments: tuple[str, ...], cwd: Path) 
     """What a function leaves that ends as the command does; an exception that leaves it has code -1."""
     out, err = io.StringIO(), io.StringIO()
     before, environment, argv = Path.cwd(), dict(os.environ), list(sys.argv)
-    handlers, code = list(logging.root.handlers), None
+    handlers, typed, code = list(logging.root.handlers), runs._typed, None
     os.chdir(cwd)
     sys.argv[:] = ["ftframe", *arguments]
     try:
@@ -74,6 +74,7 @@ def _outcome(main: Callable[[], object], arguments: tuple[str, ...], cwd: Path) 
         os.environ.update(environment)
         sys.argv[:] = argv
         logging.root.handlers[:] = handlers
+        runs.set_typed(typed)
     return Outcome(code, out.getvalue(), err.getvalue())
 
 

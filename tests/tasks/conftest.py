@@ -8,19 +8,12 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from processes import run_module
 
 
 def run_command(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a user would, in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "ftframe", *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    return run_module("ftframe", *arguments, cwd=cwd, env={**os.environ, **environment})
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +41,10 @@ def default_run(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str
     with FileLock(f"{cwd}.lock"):
         if not cwd.exists():
             cwd.mkdir()
-            done = run_command("fit", cwd=cwd)
+            done = subprocess.run(
+                [sys.executable, "-m", "ftframe", "fit"],
+                cwd=cwd, capture_output=True, text=True, timeout=600, check=False,
+            )  # fmt: skip
             said = {"returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
             (cwd / "said.json").write_text(json.dumps(said))
     done = subprocess.CompletedProcess(["ftframe", "fit"], **json.loads((cwd / "said.json").read_text()))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import ModuleProcess
 
 RUNS = 10
 TINY = (
@@ -19,17 +18,10 @@ TINY = (
 COMPLETE = {"config.yaml", "overrides.yaml", "manifest.json", "log.txt", "metrics.csv", "metrics.json", "adapter"}
 
 
-def start(cwd: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(cwd: Path, *overrides: str) -> ModuleProcess:
     """`ftframe fit`, begun; its home and cache are in the folder."""
     home = {"HOME": str(cwd / "home"), "FTFRAME_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "ftframe", "fit", *TINY, *overrides],
-        cwd=cwd,
-        env={**os.environ, **home},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return ModuleProcess("ftframe", "fit", *TINY, *overrides, cwd=cwd, env={**os.environ, **home})
 
 
 def check_complete(run: Path) -> None:

@@ -8,14 +8,12 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from processes import ModuleProcess
 
 from ftframe.durable_files import sha256
 
@@ -29,16 +27,12 @@ LONG = (
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., ModuleProcess]]:
     """Starts the command, and ends it with the test."""
     started = []
 
-    def begin(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ftframe", *arguments],
-            cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
-        )  # fmt: skip
+    def begin(*arguments: str) -> ModuleProcess:
+        process = ModuleProcess("ftframe", *arguments, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
         started.append(process)
         return process
 
@@ -48,7 +42,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.communicate()
 
 
-def wait_for_checkpoint(run: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_checkpoint(run: Path, process: ModuleProcess) -> None:
     deadline = time.monotonic() + 300
     while not (run / "checkpoints" / "manifest.json").exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
