@@ -108,16 +108,18 @@ class Environment:
 
     def run(self, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a module with what is installed: `environment.run("ftframe", "fit", cwd=folder)`."""
-        kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        return run_module(*arguments, cwd=cwd, env={**kept, **environment}, installed=self.installed)
+        env = {**{name: value for name, value in os.environ.items() if name != "PYTHONPATH"}, **environment}
+        if arguments[0] == "pip":  # which goes by the interpreter that runs it
+            command = [str(self.python), "-m", *arguments]
+            return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
+        return run_module(*arguments, cwd=cwd, env=env, installed=self.installed)
 
     def install(self, source: Path) -> Path:
         """Install a source tree as pip does, without an index; returns the copy that it used."""
         copy = self.python.parents[2] / source.name  # building leaves files beside the sources
         shutil.copytree(source, copy, ignore=shutil.ignore_patterns(*NOT_SOURCE))
         offline = ("--no-deps", "--no-build-isolation", "--no-index", "--ignore-installed", "--quiet")
-        pip = [str(self.python), "-m", "pip", "install", *offline, str(copy)]
-        done = subprocess.run(pip, cwd=copy, capture_output=True, text=True, timeout=600, check=False)
+        done = self.run("pip", "install", *offline, str(copy), cwd=copy)
         assert done.returncode == 0, done.stderr
         return copy
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -169,21 +170,19 @@ def test_a_silent_sweeps_trial_is_given_to_another(start, sweep, tmp_path: Path)
 
 
 @pytest.fixture
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """The URL of a PostgreSQL server of this test's own."""
     pytest.importorskip("psycopg")
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     initdb = shutil.which("initdb") or (str(found[-1]) if found else None)
     if initdb is None:
         pytest.skip("no PostgreSQL server: apt-get install postgresql")
-    folder = tmp_path_factory.mktemp("pg")
+    folder = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users
     as_user: list[str] = []
     if os.getuid() == 0:  # which the server refuses to run as
         if shutil.which("runuser") is None or subprocess.run(["id", "postgres"], capture_output=True).returncode:
             pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
         as_user = ["runuser", "-u", "postgres", "--"]
-        for place in (folder, *folder.parents[:3]):
-            place.chmod(0o755)
         shutil.chown(folder, "postgres")
     pg_ctl = str(Path(os.path.realpath(initdb)).parent / "pg_ctl")
     pg_ctl = pg_ctl if Path(pg_ctl).exists() else "pg_ctl"
@@ -194,6 +193,7 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     subprocess.run(begin, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     yield f"postgresql+psycopg://ada@/postgres?host={folder}"
     subprocess.run([*as_user, pg_ctl, "-D", data, "-m", "immediate", "stop"], check=True, capture_output=True)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.slow
