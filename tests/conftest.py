@@ -102,9 +102,9 @@ class Environment:
         """Make it; nothing is installed in it yet."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
         self.python = folder / "bin" / "python"
-        self.installed = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
+        libraries = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
         seen = "; ".join(f"site.addsitedir({path!r})" for path in site.getsitepackages())
-        (self.installed / "seen.pth").write_text(f"import site; {seen}\n")
+        (Path(libraries) / "seen.pth").write_text(f"import site; {seen}\n")
 
     def run(self, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a module with what is installed: `environment.run("ftframe", "fit", cwd=folder)`."""
@@ -112,7 +112,7 @@ class Environment:
         if arguments[0] == "pip":  # which goes by the interpreter that runs it
             command = [str(self.python), "-m", *arguments]
             return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600, check=False)
-        return run_module(*arguments, cwd=cwd, env=env, installed=self.installed)
+        return run_module(*arguments, cwd=cwd, env=env, python=self.python)
 
     def install(self, source: Path) -> Path:
         """Install a source tree as pip does, without an index; returns the copy that it used."""

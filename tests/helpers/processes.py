@@ -14,6 +14,7 @@ import signal
 import site
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,7 +39,7 @@ class ModuleProcess:
         *arguments: str,
         cwd: Path,
         env: Mapping[str, str] | None = None,
-        installed: Path | None = None,
+        python: Path | None = None,
     ) -> None:
         """Start it.
 
@@ -47,13 +48,13 @@ class ModuleProcess:
             arguments: Its command line.
             cwd: Where it runs.
             env: All its variables; those of this process if absent.
-            installed: A further folder of installed packages that it sees.
+            python: The interpreter of another environment, whose packages it sees too.
         """
         self.args = [module, *arguments]
         self._files = [tempfile.TemporaryFile(mode="w+", errors="replace") for _ in range(2)]  # noqa: SIM115 it outlives this
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in self._files]
         variables = dict(os.environ if env is None else env)
-        given = (self.args, os.fspath(cwd), variables, paths, installed and os.fspath(installed))
+        given = (self.args, os.fspath(cwd), variables, paths, python)
         self._process = _FORKS.Process(target=_run, args=given)
         self._process.start()
         assert self._process.pid is not None
@@ -103,11 +104,11 @@ def run_module(
     *arguments: str,
     cwd: Path,
     env: Mapping[str, str] | None = None,
-    installed: Path | None = None,
+    python: Path | None = None,
     timeout: float = 600,
 ) -> subprocess.CompletedProcess[str]:
     """Run a module to its end, as `subprocess.run` does."""
-    process = ModuleProcess(module, *arguments, cwd=cwd, env=env, installed=installed)
+    process = ModuleProcess(module, *arguments, cwd=cwd, env=env, python=python)
     try:
         out, err = process.communicate(timeout)
     except BaseException:
@@ -116,7 +117,7 @@ def run_module(
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
 
 
-def _run(command: list[str], cwd: str, variables: dict[str, str], outputs: list[str], installed: str | None) -> None:
+def _run(command: list[str], cwd: str, variables: dict[str, str], outputs: list[str], python: Path | None) -> None:
     """What the fork does."""
     for number, path in enumerate(outputs, start=1):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
@@ -126,8 +127,9 @@ def _run(command: list[str], cwd: str, variables: dict[str, str], outputs: list[
     os.environ.clear()
     os.environ.update(variables)
     os.chdir(cwd)
-    if installed is not None:
-        site.addsitedir(installed)
+    if python is not None:
+        sys.executable = str(python)  # for what it starts itself
+        site.addsitedir(sysconfig.get_path("purelib", vars=dict.fromkeys(("base", "platbase"), str(python.parents[1]))))
     sys.path[:0] = [cwd, *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv[:] = command
     try:
