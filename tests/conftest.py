@@ -7,14 +7,13 @@ import shutil
 import site
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from processes import run_module
+from processes import packages_of, run_module
 
 # Machines that run tests are shared: a slow draw says nothing about the code.
 settings.register_profile("ftframe", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -25,8 +24,7 @@ CHECKOUT = Path(__file__).parents[1]
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores, so one thread each
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # of the commands that tests start, too
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -102,9 +100,8 @@ class Environment:
         """Make it; nothing is installed in it yet."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
         self.python = folder / "bin" / "python"
-        libraries = sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
         seen = "; ".join(f"site.addsitedir({path!r})" for path in site.getsitepackages())
-        (Path(libraries) / "seen.pth").write_text(f"import site; {seen}\n")
+        (packages_of(folder) / "seen.pth").write_text(f"import site; {seen}\n")
 
     def run(self, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a module with what is installed: `environment.run("ftframe", "fit", cwd=folder)`."""

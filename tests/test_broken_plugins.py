@@ -94,7 +94,7 @@ def test_the_list_says_why(broken, request, tmp_path):
 def test_a_run_that_uses_it_ends_before_anything_loads(broken, request, tmp_path):
     case = request.node.callspec.params["broken"]
     typed = ("fit", "data=local", "data.dataset.name=bad", "trainer.max_steps=1", "trainer.enable_progress_bar=false")
-    done = run(*typed, "model.path=no/such/model", cwd=tmp_path, path=[broken], HF_HUB_OFFLINE="1")
+    done = run(*typed, "model.path=no/such/model", cwd=tmp_path, path=[broken])
     assert done.returncode == 2
     assert not (tmp_path / "outputs").exists()
     if case == "slow":  # it works, and the next thing is the model that is not there

@@ -117,6 +117,11 @@ def run_module(
     return subprocess.CompletedProcess(process.args, process.wait(), out, err)
 
 
+def packages_of(environment: Path) -> Path:
+    """Where a virtual environment, given its folder, has its packages."""
+    return Path(sysconfig.get_path("purelib", vars=dict.fromkeys(("base", "platbase"), str(environment))))
+
+
 def _run(command: list[str], cwd: str, variables: dict[str, str], outputs: list[str], python: Path | None) -> None:
     """What the fork does."""
     for number, path in enumerate(outputs, start=1):
@@ -129,7 +134,7 @@ def _run(command: list[str], cwd: str, variables: dict[str, str], outputs: list[
     os.chdir(cwd)
     if python is not None:
         sys.executable = str(python)  # for what it starts itself
-        site.addsitedir(sysconfig.get_path("purelib", vars=dict.fromkeys(("base", "platbase"), str(python.parents[1]))))
+        site.addsitedir(str(packages_of(python.parents[1])))
     sys.path[:0] = [cwd, *filter(None, variables.get("PYTHONPATH", "").split(os.pathsep))]
     sys.argv[:] = command
     try:
