@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +21,9 @@ from ftframe.data.packing import pack_best_fit
 
 MEGA_BATCH = 50
 """Batches that are sorted by length together: enough for little padding, few enough that the order stays random."""
+
+BOUNDARIES = 64
+"""The boundaries of a packed row are a multiple of these, for the same reason as its tokens are one of the rows'."""
 
 Pack = tuple[int, ...]
 """The numbers of the examples that make one row of a batch: a single one, unless examples are packed."""
@@ -38,8 +42,10 @@ def pad_batch(examples: Sequence[Example], *, pad_token_id: int) -> Batch:
         pad_token_id: Fills `input_ids` past an example's end.
 
     Returns:
-        `input_ids`, `attention_mask` and `labels`, each [batch, length of the longest example]; `task`, [batch]; and as
-        plain values the non-padding `tokens`, the `supervised_tokens`, and a list of the examples' `rows`.
+        `input_ids`, `attention_mask` and `labels`, each [batch, length of the longest example]; `task`, [batch];
+        `supervised_positions`, the places, row after row, behind which a supervised token stands; and as plain values
+        the non-padding `tokens`, the `supervised_tokens`, the examples' `squared_lengths`, added up, by which attention
+        takes its time, and a list of the examples' `rows`.
     """
     lengths = [len(example["input_ids"]) for example in examples]
     rows = _Rows(len(examples), max(lengths), pad_token_id)
@@ -48,11 +54,11 @@ def pad_batch(examples: Sequence[Example], *, pad_token_id: int) -> Batch:
         rows.write(example, index, 0)
         attention_mask[index, : lengths[index]] = 1
     task = torch.tensor([example.get("task", 0) for example in examples])
-    counted = {"tokens": sum(lengths), "rows": _rows_of(examples)}
+    counted = {**_counted(lengths), "rows": _rows_of(examples)}
     return {**rows.tensors(), "attention_mask": attention_mask, "task": task, **counted}
 
 
-def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row: bool = False) -> Batch:
+def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row: int | None = None) -> Batch:
     """Tensors of several packs, each a row of examples one behind the other.
 
     Positions start anew with each example, and there is no `attention_mask`: from the two, attention knows that no
@@ -61,18 +67,21 @@ def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row
     Args:
         packs: The examples of each row.
         pad_token_id: Fills `input_ids` past the last example's end, with positions of its own.
-        one_row: Whether all packs go into a single row without padding, with the boundaries that attention of variable
-            length asks for.
+        one_row: The most tokens of a pack, if all of them go into a single row, with the boundaries that attention of
+            variable length asks for. The row is as long as so many full packs: a compiler has one shape to compile
+            for, and the padding, an example of its own to attention, is little.
 
     Returns:
-        `input_ids`, `position_ids` and `labels`, each [rows, length of the longest row]; the numbers `tokens` and
-        `supervised_tokens`; a list of the examples' `rows`; with `one_row` also `cu_seq_lens_q`, `cu_seq_lens_k`,
-        [examples + 1], int32, and the numbers `max_length_q` and `max_length_k`.
+        `input_ids`, `position_ids` and `labels`, each [rows, length of the longest row]; `supervised_positions` as in
+        `pad_batch`; `tokens`, `supervised_tokens`, `squared_lengths` and `rows` likewise; with `one_row` also
+        `cu_seq_lens_q`, `cu_seq_lens_k`, [examples + 1 or more, the last ones empty], int32, and the numbers
+        `max_length_q` and `max_length_k`.
     """
-    if one_row:
+    if one_row is not None:
         packs = [[example for pack in packs for example in pack]]
     lengths = [[len(example["input_ids"]) for example in pack] for pack in packs]
-    rows = _Rows(len(packs), max(map(sum, lengths)), pad_token_id)
+    longest = max(map(sum, lengths))
+    rows = _Rows(len(packs), longest if one_row is None else -(-longest // one_row) * one_row, pad_token_id)
     position_ids = torch.zeros_like(rows.input_ids)
     for index, pack in enumerate(packs):
         start = 0
@@ -82,9 +91,15 @@ def pack_batch(packs: Sequence[Sequence[Example]], *, pad_token_id: int, one_row
             position_ids[index, start : start + length] = torch.arange(length)
             start += length
         position_ids[index, start:] = torch.arange(position_ids.shape[1] - start)
-    counted = {"tokens": sum(map(sum, lengths)), "rows": [row for pack in packs for row in _rows_of(pack)]}
+    counted = {**_counted(itertools.chain(*lengths)), "rows": [row for pack in packs for row in _rows_of(pack)]}
     batch = {**rows.tensors(), "position_ids": position_ids, **counted}
-    return {**batch, **_boundaries(lengths[0])} if one_row else batch
+    return batch if one_row is None else {**batch, **_boundaries(lengths[0], rows.input_ids.shape[1], one_row)}
+
+
+def _counted(lengths: Iterable[int]) -> dict[str, int]:
+    """Figures of examples of these lengths."""
+    known = list(lengths)
+    return {"tokens": sum(known), "squared_lengths": sum(length * length for length in known)}
 
 
 def _rows_of(examples: Sequence[Example]) -> list[Any]:
@@ -92,10 +107,17 @@ def _rows_of(examples: Sequence[Example]) -> list[Any]:
     return [example["row"] for example in examples if "row" in example]
 
 
-def _boundaries(lengths: Sequence[int]) -> Batch:
-    """Where each example of a row begins, in the words of transformers' `FlashAttentionKwargs`."""
-    ends = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
-    longest = max(lengths)
+def _boundaries(lengths: Sequence[int], end: int, longest: int) -> Batch:
+    """Where each example of a row begins, in the words of transformers' `FlashAttentionKwargs`.
+
+    Args:
+        lengths: Of the examples.
+        end: Of the row; behind the last example there is padding.
+        longest: No example is longer, nor is the padding.
+    """
+    starts = [0, *itertools.accumulate(lengths)]
+    ends = torch.full((-(-(len(starts) + 1) // BOUNDARIES) * BOUNDARIES,), end, dtype=torch.int32)
+    ends[: len(starts)] = torch.tensor(starts)
     return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
 
@@ -113,9 +135,11 @@ class _Rows:
         self.labels[row, span] = torch.as_tensor(example["labels"], dtype=torch.long)
 
     def tensors(self) -> Batch:
-        """The tensors, and how many labels count."""
-        supervised = int((self.labels[:, 1:] != IGNORE_INDEX).sum())
-        return {"input_ids": self.input_ids, "labels": self.labels, "supervised_tokens": supervised}
+        """The tensors, and which labels count."""
+        rows, columns = (self.labels[:, 1:] != IGNORE_INDEX).nonzero(as_tuple=True)
+        positions = rows * self.labels.shape[1] + columns
+        counted = {"supervised_positions": positions, "supervised_tokens": len(positions)}
+        return {"input_ids": self.input_ids, "labels": self.labels, **counted}
 
 
 @dataclass(kw_only=True, eq=False)

@@ -72,7 +72,7 @@ class Loading:
         group_by_length: Whether examples of similar length go together, for less padding.
         capacity: Tokens of a training row that several examples share; None if each has its own. Validation examples
             always have their own.
-        one_row: Whether packs lie in one row without padding, for attention of variable length.
+        one_row: Whether the packs of a batch lie in one row, for attention of variable length.
     """
 
     batch_size: int
@@ -187,6 +187,30 @@ class SFTDataModule(lightning.LightningDataModule):
         sampler = self.train_sampler(world_size)
         return float(self.train.targets[sampler.rows(0)].sum()) / (len(sampler) * world_size)
 
+    def lengths_of_batches(self) -> set[int] | None:
+        """How long the padded rows of the first epoch's training batches are; of a stream no one knows."""
+        if callable(self.train):
+            return None
+        sampler = self.train_sampler(world_size=1)
+        lengths = sampler.lengths
+        return {max(int(sum(lengths[row] for row in pack)) for pack in batch) for batch in sampler.batches(0)}
+
+    def largest_batch(self, max_length: int) -> int:
+        """Tokens of the largest training batch of one rank, padding included; of a stream, the most it may have.
+
+        Args:
+            max_length: Of a streamed example.
+        """
+        if callable(self.train):
+            return self.loading.batch_size * (self.loading.capacity or max_length)
+        sampler, capacity = self.train_sampler(world_size=1), self.loading.capacity
+        if capacity is not None and self.loading.one_row:
+            return max(map(len, sampler.batches(0))) * capacity
+        lengths = sampler.lengths
+        return max(
+            len(batch) * max(int(sum(lengths[row] for row in pack)) for pack in batch) for batch in sampler.batches(0)
+        )
+
     def check_labels(self) -> None:
         """Refuse batches that teach less or more than their examples: the last gate before a model loads.
 
@@ -297,7 +321,8 @@ class SFTDataModule(lightning.LightningDataModule):
 def _collate(packs: list[list[Example]], *, pad_token_id: int, loading: Loading) -> Batch:
     """The tensors of a training batch."""
     if loading.capacity is not None:
-        return pack_batch(packs, pad_token_id=pad_token_id, one_row=loading.one_row)
+        one_row = loading.capacity if loading.one_row else None
+        return pack_batch(packs, pad_token_id=pad_token_id, one_row=one_row)
     return _pad(packs, pad_token_id=pad_token_id)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftframe.api import IGNORE_INDEX
-from ftframe.data.batching import BatchSampler, pack_batch, pad_batch
+from ftframe.data.batching import BOUNDARIES, BatchSampler, pack_batch, pad_batch
 from ftframe.data.mixing import plan_mixture
 
 EOS_ID = 2
@@ -28,8 +29,10 @@ def test_pad_batch_masks_by_length_and_keeps_a_supervised_pad_id() -> None:
         "attention_mask": [[1, 1, 1], [1, 0, 0]],
         "labels": [[IGNORE_INDEX, 5, EOS_ID], [1, IGNORE_INDEX, IGNORE_INDEX]],
         "task": [0, 0],
+        "supervised_positions": [0, 1],
         "tokens": 4,
         "supervised_tokens": 2,
+        "squared_lengths": 10,
         "rows": [7, "a.jsonl, row 3"],
     }
 
@@ -136,14 +139,40 @@ def test_pack_batch_restarts_positions_and_gives_no_target_across_a_border() -> 
     assert (batch["tokens"], batch["supervised_tokens"]) == (8, 4)
 
 
-def test_pack_batch_in_one_row_has_no_padding_and_says_where_examples_begin() -> None:
+def test_pack_batch_in_one_row_says_where_examples_begin_and_fills_whole_packs() -> None:
     packs = [[example(1, 2, 3), example(4, 5)], [example(6, 7, 8)]]
-    batch = pack_batch(packs, pad_token_id=0, one_row=True)
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2]]
-    assert batch["cu_seq_lens_q"].tolist() == batch["cu_seq_lens_k"].tolist() == [0, 3, 5, 8]
-    assert batch["cu_seq_lens_q"].dtype == torch.int32
-    assert (batch["max_length_q"], batch["max_length_k"], batch["tokens"]) == (3, 3, 8)
+    batch = pack_batch(packs, pad_token_id=0, one_row=5)
+    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7, 8, 0, 0]]
+    assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1, 2, 0, 1]]
+    starts = batch["cu_seq_lens_q"]
+    assert starts.tolist() == batch["cu_seq_lens_k"].tolist() == [0, 3, 5, 8] + [10] * (BOUNDARIES - 4)
+    assert starts.dtype == torch.int32
+    assert (batch["max_length_q"], batch["max_length_k"]) == (5, 5)
+    assert (batch["tokens"], batch["squared_lengths"], batch["supervised_tokens"]) == (8, 9 + 4 + 9, 5)
+
+
+@given(
+    counts=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=150), min_size=1, max_size=4),
+    spare=st.integers(0, 5),
+)
+def test_one_row_has_few_shapes_and_its_boundaries_cover_it(counts: list[list[int]], spare: int) -> None:
+    capacity = max(map(sum, counts)) + spare
+    packs = [[example(*range(1, length + 1)) for length in lengths] for lengths in counts]
+    batch = pack_batch(packs, pad_token_id=0, one_row=capacity)
+    starts, lengths = batch["cu_seq_lens_q"].tolist(), [length for pack in counts for length in pack]
+    assert starts[: len(lengths) + 1] == [0, *itertools.accumulate(lengths)]
+    assert starts == sorted(starts) and starts[-1] == batch["input_ids"].shape[1]
+    assert batch["input_ids"].shape[1] % capacity == 0 and len(starts) % BOUNDARIES == 0
+    assert batch["input_ids"].shape[1] - sum(lengths) < capacity == batch["max_length_q"]
+
+
+@pytest.mark.parametrize("one_row", [None, 8], ids=["rows", "one row"])
+def test_supervised_positions_stand_before_each_supervised_token(one_row: int | None) -> None:
+    packs = [[example(1, 2, 3, masked=2), example(4, 5)], [example(6, 7, 8, masked=1)]]
+    batch = pack_batch(packs, pad_token_id=0, one_row=one_row)
+    labels = batch["labels"].flatten()
+    targets = labels[batch["supervised_positions"] + 1].tolist()
+    assert targets == [3, 5, 7, 8] and batch["supervised_tokens"] == len(targets)
 
 
 @given(lengths=lengths, batch_size=sizes, world_size=sizes, seed=st.integers(), capacity=st.integers(50, 200))
