@@ -40,12 +40,16 @@ class Precision:
         return torch.autocast(device.type, dtype=self.compute_dtype) if mixed else nullcontext()
 
 
-def resolve_precision(precision: str, dtype: str, *, trains_base: bool, on_gpu: bool) -> Precision:
+def resolve_precision(
+    precision: str, dtype: str, *, trains_base: bool, on_gpu: bool, plain_lora: bool = False
+) -> Precision:
     """Types for a run, from `trainer.precision` and `model.dtype`.
 
     With mixed precision a frozen base is kept in the 16-bit type, and a base that trains in float32, since its weights
-    are then the master copy. `bf16-true` builds everything in bfloat16; Lightning is told `32-true`, because its own
-    conversion would also round the rotary embedding's frequencies.
+    are then the master copy. Plain LoRA over a base in bfloat16 needs no autocast for `bf16-mixed`: its float32 weights
+    are rounded where they are multiplied (`adapter_compute`), and all else is bfloat16 already. `bf16-true` builds
+    everything in bfloat16; Lightning is told `32-true`, because its own conversion would also round the rotary
+    embedding's frequencies.
 
     Raises:
         ConfigError: If a name is unknown or the device cannot compute in that type.
@@ -66,7 +70,10 @@ def resolve_precision(precision: str, dtype: str, *, trains_base: bool, on_gpu: 
     if precision == "bf16-true":
         return Precision("32-true", DTYPES.get(dtype, torch.bfloat16), adapters_in_float32=False)
     automatic = torch.float32 if trains_base else _COMPUTE[precision]
-    return Precision(precision, DTYPES.get(dtype, automatic))
+    base_dtype = DTYPES.get(dtype, automatic)
+    if precision == "bf16-mixed" and plain_lora and base_dtype == torch.bfloat16:
+        return Precision("32-true", base_dtype)
+    return Precision(precision, base_dtype)
 
 
 def _best_precision(on_gpu: bool) -> str:
