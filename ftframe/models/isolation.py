@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import bitsandbytes as bnb
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ftframe.errors import ConfigError
+from ftframe.models.probing import in_eval_mode
 from ftframe.models.varlen_attention import model_inputs
 
 _FIRST, _SECOND = 11, 5
@@ -51,7 +50,7 @@ def check_isolation(model: nn.Module) -> None:
         raise _refusal(base, "It takes no position_ids, by which packed examples are told apart.")
     embedding = base.get_input_embeddings().weight
     first, changed, second = (ids.to(embedding.device) for ids in _examples(int(embedding.shape[0])))
-    with _in_eval_mode(model, embedding.device), torch.no_grad():
+    with in_eval_mode(model, embedding.device), torch.no_grad():
         try:
             packed, other = (_packed_logits(model, base, [ids, second]) for ids in (first, changed))
         except (TypeError, ValueError) as error:
@@ -106,19 +105,6 @@ def _base_model(model: Any) -> Any:
 
 def _attention(base: Any) -> str:
     return str(getattr(base.config, "_attn_implementation", None))
-
-
-@contextmanager
-def _in_eval_mode(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Every part in eval mode for a while, then each in the mode that it was in, and the random state too."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _coarsest_dtype(base: nn.Module, device: torch.device) -> torch.dtype:
