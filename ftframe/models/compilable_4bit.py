@@ -1,0 +1,86 @@
+"""4-bit layers of bitsandbytes that a compiler can see into.
+
+To it a call into another library is a wall: weights are unpacked by kernels of their own, each started from Python.
+Here the same arithmetic is said in plain operations, of which the compiler makes one kernel. Uncompiled, the layers
+stay what they are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+import torch.nn.functional as F  # noqa: N812 (the field's own abbreviation)
+from bitsandbytes.functional import QuantState
+from torch import Tensor, nn
+
+
+class CompilableLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]  # which has no types
+    """A frozen 4-bit layer, [..., in_features] to [..., out_features]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply in the layer's compute type; the result has the input's type."""
+        if not torch.compiler.is_compiling():  # nor are there scales before the weights are on their device
+            result: Tensor = super().forward(x)
+            return result
+        values = x.to(self.compute_dtype or x.dtype)
+        state: QuantState = self.weight.quant_state
+        product: Tensor = _Product.apply(values, self.weight, state)  # type: ignore[no-untyped-call]
+        if self.bias is not None:
+            product = product + self.bias.to(product.dtype)
+        return product.to(x.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """Unpacks the weights anew in the backward pass, as bitsandbytes does."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, packed: Tensor, state: QuantState) -> Tensor:
+        ctx.save_for_backward(packed)
+        ctx.state = state
+        return F.linear(input, dequantised(packed, state, input.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        (gradient,), (packed,) = outputs, ctx.saved_tensors
+        # All bits are kept, and the compiler does not see that these are the weights of the forward pass: it would keep
+        # them from there, unpacked.
+        again = packed.view(torch.uint8) & 255
+        return gradient @ dequantised(again, ctx.state, gradient.dtype), None, None
+
+
+def dequantised(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor:
+    """Weights of 4 bits in another type, [out_features, in_features]: a code's value times the scale of its block.
+
+    Args:
+        packed: The codes, two a byte, the first one in the upper half.
+        state: Their scales and values, in bitsandbytes' own form.
+        dtype: Of the result.
+    """
+    pairs = packed.view(torch.uint8).flatten()
+    shifts = torch.arange(4, -1, -4, dtype=torch.uint8, device=pairs.device)  # computed where it is used, no table
+    codes = ((pairs[:, None] >> shifts) & 15).flatten()
+    missing = -len(codes) % state.blocksize  # of the last block, where the weights do not fill it
+    if missing:
+        codes = F.pad(codes, (0, missing))
+    values: Tensor = state.code[codes.view(-1, state.blocksize).int()] * _scales(state)[:, None]
+    return values.to(dtype).flatten()[: state.shape.numel()].view(state.shape)
+
+
+def _scales(state: Any) -> Tensor:
+    """Of each block, [blocks], float32; with double quantisation these are codes themselves."""
+    scales: Tensor = state.absmax
+    if not state.nested:
+        return scales
+    outer = state.state2
+    of_blocks = outer.absmax.repeat_interleave(outer.blocksize)[: len(scales)]
+    unpacked: Tensor = outer.code[scales.int()] * of_blocks + state.offset
+    return unpacked
+
+
+def let_compiler_see(model: nn.Module) -> None:
+    """Have every 4-bit layer of a model compile as one piece with what stands around it."""
+    for module in model.modules():
+        if type(module) is bnb.nn.Linear4bit:
+            module.__class__ = CompilableLinear4bit
