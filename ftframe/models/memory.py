@@ -1,0 +1,130 @@
+"""What becomes of the activations between the forward and the backward pass."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
+
+from ftframe.models.compiling import compile_layers, compiled, layers_of
+
+SETTINGS = ("none", "budget", "checkpoint", "offload")
+"""From the fastest to the one that takes the least memory."""
+
+_RUNNING = 1
+"""Copies to the host that may be under way: the next waits for the oldest, or else the device's memory would fill with
+states whose copies are still waiting their turn."""
+
+
+def arrange_memory(model: Any, setting: str, *, compiles: bool, share: float = 0.5) -> None:
+    """Have a model keep, recompute or put aside its activations; the numbers stay the same.
+
+    Args:
+        model: A model of transformers, with or without an adapter.
+        setting: `none` keeps all of them; `budget` lets the compiler choose which to recompute; `checkpoint` keeps the
+            input of each layer and recomputes the rest; `offload` does too, and keeps these inputs on the host.
+        compiles: Whether layers are compiled; `budget` needs it.
+        share: Of the activations that are kept with `budget`.
+    """
+    assert setting in SETTINGS and (compiles or setting != "budget"), setting
+    torch._functorch.config.activation_memory_budget = share if setting == "budget" else 1.0
+    if setting == "checkpoint":
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if setting == "offload":
+        model.enable_input_require_grads()  # which checkpoints of this kind go by
+        for layer in layers_of(model):
+            layer.forward = partial(_on_host, compiled(layer.forward) if compiles else layer.forward)
+    elif compiles:
+        compile_layers(model)
+
+
+def _on_host(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A layer whose input waits on the host for its turn in the backward pass."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    with HostCopies():
+        return checkpoint(partial(forward, **kwargs), *args, use_reentrant=True)
+
+
+class HostCopies(saved_tensors_hooks):
+    """Tensors that are saved for the backward pass on a GPU go to the host, and come back one ahead of their turn.
+
+    `torch.autograd.graph.save_on_cpu` does so too, and has the device wait for each copy.
+    """
+
+    def __init__(self) -> None:
+        """One can be made for each block."""
+        super().__init__(_put_aside, _bring_back)
+
+
+class _Aside:
+    """One tensor that was put aside.
+
+    Attributes:
+        host: The copy; on a CPU the tensor itself.
+        device: Where it belongs.
+        before: The one that was put aside before it, and will be asked for next.
+        back: The tensor on the device again, once it was fetched.
+    """
+
+    def __init__(self, host: Tensor, device: torch.device, before: _Aside | None) -> None:
+        self.host, self.device, self.before = host, device, before
+        self.back: Tensor | None = None
+
+
+class _Traffic:
+    """Copies in both directions, beside what the device computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream = torch.cuda.Stream(device)
+        self.running: deque[torch.cuda.Event] = deque()
+        self.last: _Aside | None = None
+
+    def put_aside(self, tensor: Tensor) -> _Aside:
+        self.stream.wait_stream(torch.cuda.current_stream(tensor.device))
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        with torch.cuda.stream(self.stream):
+            host.copy_(tensor, non_blocking=True)
+        tensor.record_stream(self.stream)
+        self.running.append(self.stream.record_event())
+        if len(self.running) > _RUNNING:
+            self.running.popleft().synchronize()
+        self.last = _Aside(host, tensor.device, self.last)
+        return self.last
+
+    def bring_back(self, aside: _Aside) -> Tensor:
+        self.last = None
+        self.fetch(aside)
+        current = torch.cuda.current_stream(aside.device)
+        current.wait_stream(self.stream)
+        tensor, aside.back = aside.back, None
+        assert tensor is not None
+        tensor.record_stream(current)
+        if aside.before is not None:
+            self.fetch(aside.before)
+            aside.before = None
+        return tensor
+
+    def fetch(self, aside: _Aside) -> None:
+        if aside.back is None:
+            with torch.cuda.stream(self.stream):
+                aside.back = aside.host.to(aside.device, non_blocking=True)
+
+
+@cache
+def _traffic(device: torch.device) -> _Traffic:
+    return _Traffic(device)
+
+
+def _put_aside(tensor: Tensor) -> _Aside:
+    return _traffic(tensor.device).put_aside(tensor) if tensor.is_cuda else _Aside(tensor, tensor.device, None)
+
+
+def _bring_back(aside: _Aside) -> Tensor:
+    return _traffic(aside.device).bring_back(aside) if aside.device.type == "cuda" else aside.host

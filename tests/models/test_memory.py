@@ -1,0 +1,123 @@
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig
+
+from ftframe.models import compiling
+from ftframe.models.adapter import attach_adapter
+from ftframe.models.memory import SETTINGS, arrange_memory
+from ftframe.models.random_init import random_model
+
+LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False, lora_dropout=0.1)
+
+
+@pytest.fixture(autouse=True)
+def restored_budget():
+    with (
+        torch._functorch.config.patch(activation_memory_budget=1.0),
+        torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit),
+    ):
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def eager_backend(monkeypatch):
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+
+
+def arranged(shape, setting, *, compiles=False, dropout=0.0, lora=True, **options):
+    shape.use_cache = False
+    model = random_model(shape, dtype=torch.float32, quantization_config=None, device=torch.device("cpu"))
+    torch.manual_seed(0)
+    if lora:
+        config = copy.deepcopy(LORA)
+        config.lora_dropout = dropout
+        model = attach_adapter(model, config, base_path="none", in_float32=True)
+    arrange_memory(model, setting, compiles=compiles, **options)
+    return model.train()
+
+
+def gradients(model, batch):
+    torch.manual_seed(1)
+    loss = model(**batch).loss
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+def saved_bytes(model, batch):
+    """What autograd holds after the forward pass, weights apart."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    storages = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model.get_base_model().get_decoder()(batch["input_ids"])
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@pytest.mark.parametrize("setting", ["checkpoint", "offload"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["plain", "dropout"])
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+def test_gradients_stay_the_same_to_the_last_bit(shape, batch, setting, dropout, lora):
+    loss, expected = gradients(arranged(shape, "none", dropout=dropout, lora=lora), batch)
+    again, found = gradients(arranged(shape, setting, dropout=dropout, lora=lora), batch)
+    assert again == loss
+    assert found.keys() == expected.keys()
+    for name, gradient in found.items():
+        assert gradient is not None and gradient.abs().sum() > 0, name
+        assert torch.equal(gradient, expected[name]), name
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_compiled_gradients_are_the_same(shape, batch, setting, eager_backend):
+    loss, expected = gradients(arranged(shape, "none"), batch)
+    again, found = gradients(arranged(shape, setting, compiles=True), batch)
+    assert again == pytest.approx(loss, rel=1e-6)
+    for name, gradient in found.items():
+        assert gradient.abs().sum() > 0, name
+        assert torch.allclose(gradient, expected[name], atol=1e-6), name
+
+
+def test_a_checkpoint_saves_the_input_of_each_layer_only(shape, batch):
+    whole, least = (saved_bytes(arranged(shape, setting), batch) for setting in ("none", "checkpoint"))
+    states = batch["input_ids"].numel() * shape.hidden_size * 4
+    assert least < whole / 4
+    assert least >= shape.num_hidden_layers * states
+
+
+@pytest.mark.slow
+def test_a_smaller_budget_saves_less(shape, batch, eager_backend):
+    shape.num_hidden_layers, found = 1, []
+    for share in (1.0, 0.2):
+        found.append(saved_bytes(arranged(shape, "budget", compiles=True, share=share), batch))
+        torch._dynamo.reset()
+    assert found[0] > 1.5 * found[1]
+
+
+@pytest.mark.parametrize(("setting", "budget"), [("none", 1.0), ("budget", 0.3), ("checkpoint", 1.0), ("offload", 1.0)])
+def test_the_compilers_budget_is_for_its_own_setting_only(shape, setting, budget, eager_backend):
+    torch._functorch.config.activation_memory_budget = 0.7
+    arranged(shape, setting, compiles=True, share=0.3)
+    assert torch._functorch.config.activation_memory_budget == budget
+
+
+@pytest.mark.parametrize(("setting", "compiles"), [("budget", False), ("most", True)], ids=["no compiler", "unknown"])
+def test_what_cannot_be_is_refused(shape, setting, compiles):
+    with pytest.raises(AssertionError, match=setting):
+        arranged(shape, setting, compiles=compiles)
+
+
+@pytest.mark.parametrize("setting", ["none", "checkpoint", "offload"])
+def test_outputs_without_gradients_are_the_same(shape, batch, setting):
+    model = arranged(shape, setting).eval()
+    with torch.no_grad():
+        found = model(**batch).logits
+        expected = arranged(shape, "none").eval()(**batch).logits
+    assert torch.equal(found, expected)
