@@ -19,6 +19,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from ftframe.errors import ConfigError
+from ftframe.models.causal_attention import CAUSAL, CUDNN, without_mask
 
 VARLEN = "varlen"
 """The name of this attention in `model.attn_implementation`."""
@@ -98,11 +99,11 @@ def model_inputs(batch: Mapping[str, Any], attn_implementation: str) -> dict[str
         attn_implementation: The model's.
     """
     inputs = {key: batch[key] for key in ("input_ids", "position_ids", "attention_mask") if key in batch}
+    if attn_implementation in (CAUSAL, CUDNN) and "attention_mask" in inputs:
+        inputs["attention_mask"] = without_mask(batch["input_ids"])
     if attn_implementation != VARLEN or PACK_KEYS[0] not in batch:
         return inputs
-    # transformers takes a 4-D mask as the caller's own and builds none; an empty one fits no other attention.
-    no_mask = batch["input_ids"].new_empty((1, 1, 0, 0), dtype=torch.bool)
-    return {**inputs, "attention_mask": no_mask, **{key: batch[key] for key in PACK_KEYS}}
+    return {**inputs, "attention_mask": without_mask(batch["input_ids"]), **{key: batch[key] for key in PACK_KEYS}}
 
 
 def varlen_attention(
@@ -220,6 +221,8 @@ def _reference(
     lengths = starts.diff().tolist()
     attended = []
     for q, k, v in zip(*(states.transpose(0, 1).split(lengths, 1) for states in (query, key, value)), strict=True):
+        if not q.shape[1]:
+            continue
         mask = _sees(q.shape[1], window, query.device)
         attended.append(
             F.scaled_dot_product_attention(
