@@ -9,7 +9,9 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
 from ftframe.errors import ConfigError, FtframeError
+from ftframe.models.adapter_compute import multiply_in_type_of_input
 from ftframe.models.adapter_config import find_trouble, read_adapter_config
+from ftframe.models.fp8 import refuse_merges
 from ftframe.models.weight_files import refuse_pickles
 
 WEIGHTS = "adapter_model.safetensors"
@@ -25,6 +27,8 @@ def attach_adapter(base: Any, peft_config: Any, *, base_path: str, in_float32: b
         in_float32: Whether the adapter's weights are float32 whatever the base's type.
     """
     model = get_peft_model(base, peft_config, autocast_adapter_dtype=in_float32)
+    multiply_in_type_of_input(model)
+    refuse_merges(model)
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_path  # PEFT leaves None for a base that was made in code
     return model
@@ -76,6 +80,8 @@ def load_adapter(base: Any, folder: Path) -> Any:
         with safe_open(weights, framework="pt") as file:
             stored = set(file.keys())
         model = PeftModel.from_pretrained(base, str(folder), config=config)
+        multiply_in_type_of_input(model)
+        refuse_merges(model)
     except SafetensorError as error:
         raise FtframeError(f"{weights} is damaged: {error}. Get it again.") from error
     except RuntimeError as error:  # tensors of the same names and other shapes

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM
 
 from ftframe.errors import ConfigError, FtframeError
 from ftframe.local_files import expanded
@@ -20,6 +20,7 @@ from ftframe.models.adapter import load_adapter, save_adapter
 from ftframe.models.base import BaseSpec, build_base_model, load_config
 from ftframe.models.base_fingerprint import fingerprint_base
 from ftframe.models.precision import DTYPES
+from ftframe.models.quantisation import build_quantisation
 from ftframe.models.record import RECORD, Record, read_record, write_record
 from ftframe.models.sealed_folder import digests, verify, whole_folder
 from ftframe.models.tokenizer_files import read_tokenizer
@@ -84,7 +85,7 @@ def load_artifact(
     if record.kind == "model":
         return _load_model(folder, dtype=dtype, trust_remote_code=base.trust_remote_code, device=device)
     check_base(record, base, device_type=device.type, allow_mismatch=allow_base_mismatch)
-    quantization_config = BitsAndBytesConfig(**record.quant) if record.quant else None
+    quantization_config = build_quantisation(record.quant)
     model = build_base_model(base, dtype=dtype, quantization_config=quantization_config, device=device)
     return load_adapter(model, folder).eval()
 

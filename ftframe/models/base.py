@@ -15,6 +15,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTr
 from ftframe.config_folders import find_package
 from ftframe.errors import ConfigError, did_you_mean
 from ftframe.local_files import expanded
+from ftframe.models.causal_attention import register_causal_attention
+from ftframe.models.fp8 import check_fp8_device, quantise_linear_layers
+from ftframe.models.quantisation import is_fp8, kept_layers
 from ftframe.models.random_init import random_model
 from ftframe.models.tokenizer_files import code_refused, read_tokenizer
 from ftframe.models.varlen_attention import register_varlen_attention
@@ -50,6 +53,11 @@ def resolve_path(path: str, *, key: str = "model.path") -> str:
         siblings = [entry.name for entry in local.parent.iterdir()] if local.parent.is_dir() else []
         raise ConfigError(f"{key}={path} is not a folder.{did_you_mean(local.name, siblings)}")
     return path
+
+
+def is_local_model(path: str) -> bool:
+    """Whether a base model's `path` names something on this machine, and no repository of a hub."""
+    return path.startswith((".", "/", "~", PACKAGE_SCHEME)) or expanded(path, key="model.path").exists()
 
 
 def _in_package(path: str, key: str) -> Path:
@@ -164,12 +172,16 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
     Args:
         spec: Which model.
         dtype: Type of the weights that are not quantised.
-        quantization_config: A `transformers.BitsAndBytesConfig`, or None.
+        quantization_config: A `transformers.BitsAndBytesConfig`, an `Fp8Config`, or None.
         device: Where the weights go; only one layer at a time is ever held unquantised.
     """
+    if is_fp8(quantization_config):
+        check_fp8_device(device)
     config = load_config(spec)
     config.use_cache = False
     register_varlen_attention()
+    register_causal_attention()
+    model: Any
     if spec.init == "random":
         model = random_model(
             config,
@@ -182,17 +194,21 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
         )
     else:
         weight_files(resolve_path(spec.path), revision=spec.revision)  # refuses pickles, and adapters
+        in_fp8 = is_fp8(quantization_config)
         model = AutoModelForCausalLM.from_pretrained(
             resolve_path(spec.path),
             config=config,
             revision=spec.revision,
             dtype=dtype,
-            quantization_config=quantization_config,
+            quantization_config=None if in_fp8 else quantization_config,
             attn_implementation=spec.attn_implementation,
             trust_remote_code=spec.trust_remote_code,
             use_safetensors=True,
-            device_map={"": device},
+            device_map={"": "cpu" if in_fp8 else device},
         )
+        if in_fp8:
+            quantise_linear_layers(model, kept_layers(model, quantization_config), device)
+            model.to(device=device)
     keep_weights_trainable_through(model)
     return model
 

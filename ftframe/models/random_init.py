@@ -13,6 +13,9 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from ftframe.models.fp8 import Fp8Linear
+from ftframe.models.quantisation import is_fp8, kept_layers
+
 
 def random_model(
     config: Any,
@@ -32,24 +35,28 @@ def random_model(
         model = AutoModelForCausalLM.from_config(
             config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code
         )
-    kept = _names_kept(model, quantization_config)
+    kept = kept_layers(model, quantization_config)
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), torch.no_grad():
         torch.manual_seed(seed)
-        for name, module in list(model.named_modules()):
+        for name in [name for name, _ in model.named_modules()]:  # no list of modules: it would keep what is replaced
+            module = model.get_submodule(name)
             if _has_own_tensors(module):
                 module.to_empty(device=device, recurse=False)
                 model._init_weights(module)
             if quantization_config is not None and isinstance(module, nn.Linear) and name not in kept:
                 model.set_submodule(name, quantised_linear(module, quantization_config))
+            del module
     model.tie_weights()
-    if quantization_config is not None:
+    if quantization_config is not None and not is_fp8(quantization_config):
         _mark_quantised(model, quantization_config)
     return model.eval()
 
 
 def quantised_linear(linear: nn.Linear, quantization_config: Any) -> nn.Module:
-    """The bitsandbytes layer that holds one linear layer's weights, on the same device."""
+    """The quantised layer that holds one linear layer's weights, on the same device."""
+    if is_fp8(quantization_config):
+        return Fp8Linear.of(linear)
     shape = (linear.in_features, linear.out_features)
     has_bias = linear.bias is not None
     weight = linear.weight.data
@@ -76,19 +83,6 @@ def quantised_linear(linear: nn.Linear, quantization_config: Any) -> nn.Module:
     if has_bias:
         quantised.bias = nn.Parameter(linear.bias.data, requires_grad=False)
     return quantised
-
-
-def _names_kept(model: Any, quantization_config: Any) -> set[str]:
-    """Linear layers that stay as they are: transformers keeps the output embedding, and any layer the user names."""
-    if quantization_config is None:
-        return set()
-    skip = quantization_config.llm_int8_skip_modules or []
-    output = model.get_output_embeddings()
-    return {
-        name
-        for name, module in model.named_modules()
-        if module is output or any(part in name.split(".") for part in skip)
-    }
 
 
 def _has_own_tensors(module: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from transformers import BitsAndBytesConfig
 
 from ftframe.errors import ConfigError
 from ftframe.models.base import BaseSpec
+from ftframe.models.fp8 import Fp8Config
 from ftframe.models.precision import DTYPES
 
 RECORD = "ftframe.json"
@@ -30,7 +31,7 @@ class Record:
         kind: `adapter`, or `model` after full fine-tuning.
         base: Fields of `BaseSpec`.
         dtype: Type of the base's weights while it was trained.
-        quant: Arguments of `BitsAndBytesConfig`, or None.
+        quant: Arguments of `BitsAndBytesConfig` or `Fp8Config`, or None.
         template: Name and arguments of the prompt template.
         stop_token_ids: Tokens that end an answer.
         max_new_tokens: Longest answer that was asked for in the run.
@@ -141,7 +142,8 @@ def _is_base(value: Any) -> bool:
 
 
 def _is_quant(value: Any) -> bool:
-    names = set(inspect.signature(BitsAndBytesConfig.__init__).parameters) - {"self", "kwargs"}
+    config = Fp8Config if isinstance(value, Mapping) and "load_in_fp8" in value else BitsAndBytesConfig
+    names = set(inspect.signature(config.__init__).parameters) - {"self", "kwargs"}
     types = {*DTYPES, "uint8", "int8", None}
     return value is None or (
         isinstance(value, Mapping)

@@ -1,9 +1,12 @@
+import weakref
+
 import bitsandbytes as bnb
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from ftframe.models.random_init import random_model
+from ftframe.models.fp8 import Fp8Config
+from ftframe.models.random_init import quantised_linear, random_model
 
 CPU = torch.device("cpu")
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -70,3 +73,22 @@ def test_tied_embeddings_stay_tied(shape):
     shape.tie_word_embeddings = True
     model = build(shape, BitsAndBytesConfig(**NF4))
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize(
+    "quantization_config",
+    [BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32), Fp8Config()],
+    ids=["4 bits", "FP8"],
+)
+def test_one_layer_at_a_time_is_held_unquantised(shape, quantization_config, monkeypatch):
+    drawn = []
+
+    def watched(linear, config):
+        held = [reference for reference in drawn if reference() is not None]
+        assert not held, f"{len(held)} layers of before are still there"
+        drawn.append(weakref.ref(linear))
+        return quantised_linear(linear, config)
+
+    monkeypatch.setattr("ftframe.models.random_init.quantised_linear", watched)
+    random_model(shape, dtype=torch.float32, quantization_config=quantization_config, device=torch.device("cpu"))
+    assert len(drawn) == 14
