@@ -1,38 +1,41 @@
-"""From nodes of the config to objects. Beside `tasks/`, the only place that sees `cfg` and calls `instantiate`."""
+"""From the config to the objects of a run. Beside `tasks/`, the only place that sees `cfg` as a whole."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ftframe.compose import targets
-from ftframe.console import progress
+from ftframe.choices import AUTO, device_of, on_gpu, quant_node
+from ftframe.console import print_line, progress
 from ftframe.data.datamodule import SFTDataModule
-from ftframe.errors import ConfigError, did_you_mean
+from ftframe.engine import Engine
+from ftframe.errors import ConfigError
 from ftframe.metrics.generation import Answer, Generate, Sampling, generate_answers
 from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
 from ftframe.models.base_fingerprint import fingerprint_base
+from ftframe.models.compilable_4bit import let_compiler_see
+from ftframe.models.compiling import give_up_compiling
+from ftframe.models.fp8 import compiles_rightly
 from ftframe.models.isolation import check_isolation
+from ftframe.models.memory import arrange_memory
 from ftframe.models.module import CausalLMModule
-from ftframe.models.precision import Precision, resolve_precision
-from ftframe.models.varlen_attention import VARLEN, check_varlen
+from ftframe.models.precision import Precision
+from ftframe.models.quantisation import is_fp8
+from ftframe.models.varlen_attention import VARLEN
+from ftframe.nodes import build, check_node, plain
 from ftframe.registry import metrics
-from ftframe.signatures import check_arguments
 from ftframe.train.schedule import build_scheduler, check_scheduler
 
+log = logging.getLogger(__name__)
+
+FUSED = ("torch.optim.AdamW", "torch.optim.Adam", "torch.optim.SGD")
 LOSS_METRICS = ("val/loss", "val/perplexity", "val/token_accuracy")
-
-
-def plain(node: Any) -> Any:
-    """A node as dicts, lists and plain values."""
-    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
 def check_nodes(cfg: Any) -> None:
@@ -51,41 +54,6 @@ def check_nodes(cfg: Any) -> None:
         check_scheduler(cfg.scheduler.name, cfg.scheduler.warmup_ratio)
 
 
-def check_node(node: Any, key: str) -> None:
-    """Hold one node with a `_target_` against its target's signature.
-
-    Raises:
-        ConfigError: As `check_nodes`, or if the target cannot be imported.
-    """
-    if node is None:
-        return
-    arguments = plain(node)
-    name = arguments.pop("_target_", None)
-    if name is None:
-        raise ConfigError(f"{key}._target_ is missing: it names the class that {key} builds.")
-    target = locate(name, f"{key}._target_")
-    is_partial = arguments.pop("_partial_", False)
-    check_arguments(target, arguments, key=key, partial=is_partial)
-
-
-def locate(name: str, key: str) -> Any:
-    """The class or function that a `_target_` names.
-
-    Raises:
-        ConfigError: If it cannot be imported, or its package only borrows it: `ftframe.cli.os.system` has an allowed
-            beginning, and would still run anything.
-    """
-    try:
-        target = get_object(name)
-    except Exception as error:  # whatever the import raises
-        raise ConfigError(f"{key}={name} cannot be imported: {error}") from error
-    package = name.partition(".")[0]
-    home = f"{package}.optim." if package in ("torch", "bitsandbytes") else f"{package}."
-    if not f"{getattr(target, '__module__', None)}.".startswith(home):
-        raise ConfigError(f"{key}={name} is not allowed: {package} does not define it.")
-    return target
-
-
 def check_cell(cfg: Any, precision: Precision) -> None:
     """Build the small config objects of the libraries, which have checks of their own, before anything heavy loads.
 
@@ -99,41 +67,6 @@ def check_cell(cfg: Any, precision: Precision) -> None:
         check_adapter(build(cfg.peft, "peft"), quantization_config, on_gpu=on_gpu(cfg.trainer.accelerator))
 
 
-def build(node: Any, key: str, **further: Any) -> Any:
-    """The object of a node with a `_target_`.
-
-    Raises:
-        ConfigError: If its class refuses the arguments or a package of its own is missing.
-    """
-    for target_key, name in targets(node, key):
-        locate(name, target_key)
-    try:
-        return instantiate(node, _convert_="all", **further)
-    except Exception as error:
-        cause = error.__cause__ or error
-        hint = f"\nInstall what it needs: pip install 'ftframe[{_extra(node)}]'" if _is_import(cause) else ""
-        raise ConfigError(f"{key}: {type(cause).__name__}: {cause}{hint}") from error
-
-
-def _is_import(error: BaseException) -> bool:
-    return isinstance(error, ImportError)
-
-
-def _extra(node: Any) -> str:
-    """The optional extra that a logger belongs to."""
-    return str(node["_target_"]).rpartition(".")[2].removesuffix("Logger").lower()
-
-
-def on_gpu(accelerator: str) -> bool:
-    """Whether Lightning's `accelerator` flag means a CUDA device on this machine."""
-    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-
-
-def device_name(accelerator: str) -> str:
-    """The kind of device that Lightning's `accelerator` flag means on this machine."""
-    return torch.cuda.get_device_name() if on_gpu(accelerator) and torch.cuda.is_available() else "cpu"
-
-
 def base_spec(cfg: Any) -> BaseSpec:
     """Which base model the config asks for; a local folder becomes absolute, so that it is found again."""
     model = cfg.model
@@ -144,7 +77,7 @@ def base_spec(cfg: Any) -> BaseSpec:
         revision=model.revision,
         init=model.init.value,
         config=plain(model.config),
-        attn_implementation=model.attn_implementation,
+        attn_implementation="sdpa" if model.attn_implementation == AUTO else model.attn_implementation,
         trust_remote_code=model.trust_remote_code,
         seed=cfg.seed,
     )
@@ -160,51 +93,8 @@ def base_fingerprint(cfg: Any, precision: Precision) -> str:
     Raises:
         ConfigError: If they are not found, or are pickles.
     """
-    device_type = "cuda" if on_gpu(cfg.trainer.accelerator) else "cpu"
+    device_type = device_of(cfg.trainer.accelerator).type
     return fingerprint_base(base_spec(cfg), dtype=precision.base_dtype, device_type=device_type)
-
-
-def precision_of(cfg: Any) -> Precision:
-    """The number types of a run."""
-    return resolve_precision(
-        str(cfg.trainer.precision),
-        cfg.model.dtype,
-        trains_base=cfg.peft is None,
-        on_gpu=on_gpu(cfg.trainer.accelerator),
-    )
-
-
-def quant_node(cfg: Any, precision: Precision) -> dict[str, Any] | None:
-    """The `quant` node; 4-bit weights are multiplied in the type of the run's precision where theirs is `auto`.
-
-    Few CPUs multiply bfloat16 in hardware: elsewhere it is six times slower there than float32.
-    """
-    node: dict[str, Any] | None = plain(cfg.quant)
-    if node is not None and node.get("bnb_4bit_compute_dtype") == "auto":
-        node["bnb_4bit_compute_dtype"] = str(precision.compute_dtype).removeprefix("torch.")
-    return node
-
-
-def check_attention(cfg: Any, config: Any, precision: Precision) -> None:
-    """Refuse an attention that this machine or model cannot run, before weights load.
-
-    Args:
-        cfg: The run's config.
-        config: The base model's, of transformers.
-        precision: The run's number types.
-
-    Raises:
-        ConfigError: Naming what is missing.
-    """
-    if cfg.model.attn_implementation == "flex_attention" and not on_gpu(cfg.trainer.accelerator):
-        raise ConfigError("model.attn_implementation=flex_attention cannot train on a CPU. Use sdpa or eager.")
-    name, known = cfg.model.attn_implementation, sorted({*ALL_ATTENTION_FUNCTIONS.valid_keys(), "eager", VARLEN})
-    if name not in known and "/" not in name:  # with a slash it is a kernel of the hub
-        hint = did_you_mean(name, known)
-        raise ConfigError(f"model.attn_implementation={name}: there is none.{hint}\nAllowed: {', '.join(known)}.")
-    if cfg.model.attn_implementation == VARLEN:
-        device = torch.device("cuda" if on_gpu(cfg.trainer.accelerator) else "cpu")
-        check_varlen(config, device, precision.compute_dtype)
 
 
 def pad_token_id(tokenizer: Any) -> int:
@@ -213,7 +103,14 @@ def pad_token_id(tokenizer: Any) -> int:
 
 
 def build_module(
-    cfg: Any, precision: Precision, *, total_steps: int, tokens_per_batch: float, validation_tasks: Sequence[str] = ()
+    cfg: Any,
+    precision: Precision,
+    engine: Engine,
+    attention: str,
+    *,
+    total_steps: int,
+    tokens_per_batch: float,
+    validation_tasks: Sequence[str] = (),
 ) -> CausalLMModule:
     """The LightningModule of a training run; its model is built when Lightning says on which device."""
     schedule = partial(
@@ -224,17 +121,20 @@ def build_module(
         specific=plain(cfg.scheduler.specific),
     )
     return CausalLMModule(
-        partial(build_model, cfg, precision),
-        partial(build_optimizer, cfg.optim),
+        partial(build_model, cfg, precision, engine, attention),
+        partial(build_optimizer, cfg.optim, autocasts=precision.trainer.endswith("mixed")),
         build_scheduler=schedule,
         tokens_per_batch=tokens_per_batch,
         validation_tasks=validation_tasks,
+        chunks_loss=engine.chunks_loss,
+        compiles=engine.compiles,
+        may_give_up_compiling=cfg.model.compile == AUTO,
     )
 
 
-def build_model(cfg: Any, precision: Precision, device: torch.device) -> Any:
+def build_model(cfg: Any, precision: Precision, engine: Engine, attention: str, device: torch.device) -> Any:
     """The model ready to train: base, quantised or not, and adapter, if any."""
-    spec = base_spec(cfg)
+    spec = replace(base_spec(cfg), attn_implementation=attention)
     quant = quant_node(cfg, precision)
     quantization_config = build(quant, "quant") if quant is not None else None
     with progress(f"load {spec.path}", visible=device.type != "cpu" or spec.init == "random"):
@@ -245,16 +145,53 @@ def build_model(cfg: Any, precision: Precision, device: torch.device) -> Any:
         path = spec.path if spec.init == "random" else resolve_path(spec.path)
         torch.manual_seed(cfg.seed)  # the adapter's first weights do not depend on how the base was built
         model = attach_adapter(model, build(cfg.peft, "peft"), base_path=path, in_float32=precision.adapters_in_float32)
-    if cfg.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if cfg.data.packing:
         with precision.forward_context(device):
-            check_isolation(model)
+            _check_isolation(model, automatic=cfg.model.attn_implementation == AUTO)
+    if engine.compiles:
+        let_compiler_see(model)
+        _check_compiler(cfg, quantization_config, device)
+    arrange_memory(model, engine.memory, compiles=engine.compiles, share=engine.share)
     return model.train()  # from_pretrained leaves dropout and checkpointing off
 
 
-def build_optimizer(node: Any, parameters: Sequence[torch.nn.Parameter]) -> Any:
+def _check_compiler(cfg: Any, quantization_config: Any, device: torch.device) -> None:
+    """Give up compiling a base in FP8 where that is known to go wrong without an error.
+
+    Raises:
+        ConfigError: If it was asked for by `model.compile=true`.
+    """
+    if not is_fp8(quantization_config) or device.type == "cpu" or compiles_rightly(device):
+        return
+    message = f"layers in FP8 give wrong gradients when they are compiled by torch {torch.__version__} on this GPU"
+    if cfg.model.compile != AUTO:
+        raise ConfigError(f"model.compile={cfg.model.compile}: {message}. Set model.compile=false or quant=4bit.")
+    print_line(f"warning: {message}; they run uncompiled, and more slowly")
+    give_up_compiling()
+
+
+def _check_isolation(model: Any, *, automatic: bool) -> None:
+    """As `check_isolation`; where the attention is ours to choose, another is tried before the model is refused."""
+    try:
+        check_isolation(model)
+    except ConfigError as error:
+        if not automatic or model.config._attn_implementation != VARLEN:
+            raise
+        log.warning("packed examples are kept apart by a mask: %s", error)
+        model.set_attn_implementation("sdpa")
+        check_isolation(model)
+
+
+def build_optimizer(node: Any, parameters: Sequence[torch.nn.Parameter], *, autocasts: bool = False) -> Any:
     """The optimizer; weight decay reaches matrices only, not norms and biases, as is usual.
+
+    torch's own ones are fused on a GPU, unless `optim.fused` says otherwise: one pass over all weights, no waiting.
+
+    Args:
+        node: The `optim` node.
+        parameters: What trains.
+        autocasts: Whether the trainer does. Lightning then takes every fused optimizer for one that undoes a loss's
+            scale itself, and refuses to clip gradients.
 
     Raises:
         ConfigError: If its class refuses the arguments.
@@ -264,8 +201,11 @@ def build_optimizer(node: Any, parameters: Sequence[torch.nn.Parameter]) -> Any:
     groups: list[dict[str, Any]] = [{"params": matrices}]
     if others:
         groups.append({"params": others, "weight_decay": 0.0})
+    on_cuda = bool(parameters) and all(parameter.is_cuda for parameter in parameters)
+    is_free = on_cuda and not autocasts and node.get("_target_") in FUSED and "fused" not in node
+    fused = {"fused": True} if is_free else {}
     try:
-        return build(node, "optim")(groups)
+        return build(node, "optim", **fused)(groups)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optim: {type(error).__name__}: {error}") from error
 

@@ -35,7 +35,7 @@ _AT_LEAST = {
     "data.max_length": 2,
 }
 _SHARES = ("data.validation_fraction", "top_p")
-_FROM_0_TO_1 = ("data.max_bad_fraction",)
+_FROM_0_TO_1 = ("data.max_bad_fraction", "activation_budget")
 
 
 def _check_ranges(cfg: DictConfig) -> None:

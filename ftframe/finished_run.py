@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from ftframe.assembly import on_gpu
+from ftframe.choices import on_gpu
 from ftframe.console import print_line
 from ftframe.models.artifact import check_base
 from ftframe.models.base import BaseSpec

@@ -51,8 +51,12 @@ def _remedies(cfg: Any) -> Iterator[str]:
             f"data.batch_size={value('data.batch_size') // 2} trainer.accumulate_grad_batches={2 * steps}"
             f"  (now {value('data.batch_size')} and {steps}; the same step in more parts)"
         )
-    if value("gradient_checkpointing") is False:
-        yield "gradient_checkpointing=true  (computes activations twice in place of keeping them)"
+    if value("gradient_checkpointing") is False and getattr(value("memory"), "name", None) in (
+        "auto",
+        "none",
+        "budget",
+    ):
+        yield "memory=checkpoint  (computes activations twice in place of keeping them)"
     if value("optim") is not None and value("optim._target_") == "torch.optim.AdamW" and value("peft") is None:
         yield "optim=paged_adamw_8bit  (now torch.optim.AdamW, 8 bytes a parameter)"
     if "quant" in cfg and value("quant") is None:

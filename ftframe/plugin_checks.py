@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from ftframe import testing
 from ftframe.api import Conversation
-from ftframe.assembly import plain
 from ftframe.compose import compose
 from ftframe.extensions import named_nodes
+from ftframe.nodes import plain
 from ftframe.registry import Registry, datasets
 from ftframe.survey import Row
 

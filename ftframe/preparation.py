@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from ftframe.api import PromptTemplate, Row
-from ftframe.assembly import answerer, base_spec, build_metrics, pad_token_id, plain
+from ftframe.assembly import answerer, base_spec, build_metrics, pad_token_id
 from ftframe.console import progress
 from ftframe.data.cache import default_cache_dir
 from ftframe.data.datamodule import Loading, SFTDataModule
@@ -29,6 +29,7 @@ from ftframe.local_files import expanded
 from ftframe.metrics.generation import GenerationMetrics, Sampling, try_metric
 from ftframe.models.base import check_vocabulary, load_config, load_tokenizer
 from ftframe.models.varlen_attention import VARLEN
+from ftframe.nodes import plain
 from ftframe.registry import datasets
 from ftframe.templates import build_template, template_sha256
 
@@ -139,8 +140,13 @@ def load_tokenizer_of(cfg: Any) -> tuple[Any, Any]:
     return tokenizer, config
 
 
-def prepare_inputs(cfg: Any, tokenizer: Any) -> Inputs:
+def prepare_inputs(cfg: Any, tokenizer: Any, attention: str) -> Inputs:
     """The data of a training run's config, ready for training.
+
+    Args:
+        cfg: The run's config.
+        tokenizer: The base model's.
+        attention: That the model trains with: `varlen` takes all packs of a batch as one row.
 
     Raises:
         DataError: If a row cannot be learnt from, or nothing is left.
@@ -153,7 +159,7 @@ def prepare_inputs(cfg: Any, tokenizer: Any) -> Inputs:
         data,
         pad_token_id=pad_token_id(tokenizer),
         seed=cfg.seed,
-        one_row=cfg.model.attn_implementation == VARLEN,
+        one_row=attention == VARLEN,
     )
     return Inputs(tokenizer, template, data, datamodule)
 

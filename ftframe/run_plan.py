@@ -10,14 +10,16 @@ from typing import Any
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 from lightning.pytorch.callbacks import RichProgressBar
 
-from ftframe import assembly, console, preparation, runs
+from ftframe import assembly, choices, console, nodes, preparation, runs
 from ftframe.data.datamodule import SFTDataModule
+from ftframe.engine import Engine
 from ftframe.errors import ConfigError
 from ftframe.models.precision import Precision
 from ftframe.resumption import Resumption, refuse_changes
 from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint, refuse_damaged
 from ftframe.train.checkpoint_store import CheckpointStore
 from ftframe.train.guards import let_loggers_fail
+from ftframe.train.planned_peak import PlannedPeak
 from ftframe.train.randomness import Randomness
 from ftframe.train.schedule import total_optimizer_steps
 from ftframe.train.throughput import Throughput
@@ -32,6 +34,8 @@ class Plan:
 
     Attributes:
         precision: Number types.
+        engine: How the model computes.
+        attention: Its attention.
         trainer: Lightning's.
         throughput: Counts tokens and seconds.
         inputs: Tokenizer and data.
@@ -42,6 +46,8 @@ class Plan:
     """
 
     precision: Precision
+    engine: Engine
+    attention: str
     trainer: Any
     throughput: Throughput
     inputs: preparation.Inputs
@@ -60,21 +66,29 @@ def plan_run(cfg: Any, resumption: Resumption) -> Plan:
     """
     throughput = Throughput()
     assembly.check_nodes(cfg)
-    precision = assembly.precision_of(cfg)
+    precision = choices.precision_of(cfg)
     assembly.check_cell(cfg, precision)
     if resumption.run is not None:
         refuse_changes(resumption.run, cfg)
     checkpoint = _find_checkpoint(resumption)
     trainer = _build_trainer(cfg, precision, callbacks=[Randomness(cfg.seed), throughput])
     tokenizer, model_config = preparation.load_tokenizer_of(cfg)
-    assembly.check_attention(cfg, model_config, precision)
+    attention = choices.choose_attention(cfg, model_config, precision)
     base_fingerprint = assembly.base_fingerprint(cfg, precision)
-    inputs = preparation.prepare_inputs(cfg, tokenizer)
+    inputs = preparation.prepare_inputs(cfg, tokenizer, attention)
+    lengths = inputs.datamodule.lengths_of_batches()
+    attention = choices.sharpen_attention(cfg, attention, model_config, precision, lengths=lengths)
     facts = _facts(cfg, trainer, inputs, base_fingerprint)
     if resumption.run is not None and checkpoint is not None:
         _check_facts(CheckpointStore(checkpoint.parent).facts(), facts)
     total_steps = _total_steps(cfg, inputs.datamodule, trainer)
-    return Plan(precision, trainer, throughput, inputs, total_steps, resumption, checkpoint, facts)
+    tokens = inputs.datamodule.largest_batch(cfg.data.max_length)
+    engine = choices.engine_of(cfg, precision, model_config, tokens=tokens)
+    if engine.size is not None:
+        throughput.operations, throughput.peak_flops = engine.size.operations, choices.flops_of_device()
+    if engine.planned is not None:
+        trainer.callbacks.append(PlannedPeak(engine.planned.total))
+    return Plan(precision, engine, attention, trainer, throughput, inputs, total_steps, resumption, checkpoint, facts)
 
 
 def _find_checkpoint(resumption: Resumption) -> Path | None:
@@ -106,7 +120,7 @@ def _facts(cfg: Any, trainer: L.Trainer, inputs: preparation.Inputs, base_finger
         "world_size": trainer.world_size,
         "data": inputs.data.fingerprints,
         "base": base_fingerprint,
-        "device": assembly.device_name(cfg.trainer.accelerator),
+        "device": choices.device_name(cfg.trainer.accelerator),
         **runs.versions(),
     }
 
@@ -132,10 +146,10 @@ def _check_facts(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 
 
 def _build_trainer(cfg: Any, precision: Precision, *, callbacks: list[Any]) -> Any:
-    logger = assembly.build(cfg.logger, "logger") if cfg.logger is not None else False
+    logger = nodes.build(cfg.logger, "logger") if cfg.logger is not None else False
     if cfg.trainer.enable_progress_bar:
         callbacks += [RichProgressBar(console_kwargs={"stderr": False})]
-    callbacks += [assembly.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
+    callbacks += [nodes.build(node, f"callbacks.{name}") for name, node in cfg.callbacks.items()]
     trainer = assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=logger, plugins=[WholeCheckpointIO()])
     let_loggers_fail(trainer.loggers, console.print_line)
     return trainer

@@ -29,6 +29,21 @@ class TooLong(Enum):
     """For documents, of which every token is learnt: several examples."""
 
 
+class Memory(Enum):
+    """What becomes of activations between the forward and the backward pass."""
+
+    auto = "auto"
+    """The fastest of the others that fits the GPU at hand."""
+    none = "none"
+    """They are kept."""
+    budget = "budget"
+    """The compiler chooses which to compute twice: `activation_budget` of them are kept."""
+    checkpoint = "checkpoint"
+    """Each layer's input is kept, and the rest computed twice."""
+    offload = "offload"
+    """As `checkpoint`, and the inputs wait on the host."""
+
+
 class BadRows(Enum):
     """What becomes of rows that are no conversation."""
 
@@ -60,7 +75,10 @@ class ModelConfig:
     """Shape for `init=random`, in the words of the library's own model config."""
     dtype: str = "auto"
     """Type of the base weights: float32, bfloat16, float16, or `auto` to follow the precision."""
-    attn_implementation: str = "sdpa"
+    attn_implementation: str = "auto"
+    """`auto` is varlen for packed rows where that can run, and sdpa otherwise."""
+    compile: str = "auto"
+    """Compile each layer: true, false, or `auto`, which does on a GPU where the model is large enough to gain."""
     trust_remote_code: bool = False
     """Run the Python code that a model or tokenizer brings along."""
     learning_rate: float = MISSING
@@ -234,8 +252,12 @@ class FitConfig:
     """`last` or a run folder to go on with; with another `output_dir`, or a checkpoint file, a new run begins there."""
     baseline: bool = True
     """Measure the untouched base first."""
+    memory: Memory = Memory.auto
+    """What becomes of activations between the forward and the backward pass; `ftframe plan` says what each takes."""
+    activation_budget: float = 0.5
+    """With `memory=budget`, the share of the activations that is kept."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
+    """The plain word for `memory=checkpoint`: less memory, about a third more time."""
     require_quant: bool = False
     """Refuse a base that is not quantised; `peft=qlora` sets it."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -260,6 +282,15 @@ class PreviewConfig(FitConfig):
     command: str = "preview"
     examples: int = 3
     """Training examples of each task that are shown."""
+
+
+@dataclass
+class PlanConfig(FitConfig):
+    """`ftframe plan`: takes whatever `ftframe fit` takes, and only reckons."""
+
+    command: str = "plan"
+    gpu: str | None = None
+    """The GPU to plan for; `null` is this machine's, or else an H100."""
 
 
 @dataclass
@@ -328,6 +359,7 @@ class PredictConfig:
 SCHEMAS: dict[str, type] = {
     "fit": FitConfig,
     "preview": PreviewConfig,
+    "plan": PlanConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
 }

@@ -6,12 +6,12 @@ import logging
 from typing import Any
 
 from ftframe.api import PromptTemplate
-from ftframe.assembly import plain
 from ftframe.console import print_line
 from ftframe.data.fingerprints import fingerprint_template
 from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
 from ftframe.models.record import Record
+from ftframe.nodes import plain
 from ftframe.registry import prompt_templates
 
 logger = logging.getLogger(__name__)

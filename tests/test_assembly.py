@@ -1,81 +1,19 @@
-"""What a `_target_` may lead to, once it is imported."""
+"""What a config becomes."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from ftframe import compose
-from ftframe.assembly import (
-    build,
-    build_metrics,
-    check_node,
-    locate,
-    precision_of,
-    quant_node,
-)
-from ftframe.compose import TARGET_PREFIXES
+from ftframe.assembly import build_metrics, build_optimizer
+from ftframe.choices import precision_of, quant_node
 from ftframe.data.prompt_templates import Alpaca
 from ftframe.errors import ConfigError
 from ftframe.models.record import Record
 from ftframe.templates import artifact_template, build_template, template_sha256
-
-OWN = (
-    "torch.optim.AdamW",
-    "torch.optim.Adafactor",
-    "bitsandbytes.optim.PagedAdamW32bit",
-    "bitsandbytes.optim.Lion8bit",
-    "lightning.Trainer",
-    "lightning.pytorch.callbacks.LearningRateMonitor",
-    "lightning.pytorch.loggers.CSVLogger",
-    "lightning.pytorch.plugins.TorchCheckpointIO",
-    "peft.LoraConfig",
-    "peft.AdaLoraConfig",
-    "transformers.BitsAndBytesConfig",
-    "ftframe.models.module.CausalLMModule",
-)
-BORROWED = (
-    "ftframe.cli.os.system",
-    "ftframe.runs.subprocess.run",
-    "lightning.pytorch.trainer.trainer.os.system",
-    "torch.optim.optimizer.torch.hub.load",
-    "torch.optim.optimizer.torch.load",
-    "peft.peft_model.transformers.pipeline",
-    "ftframe.cli.os",
-)
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_what_a_library_defines_is_found(name: str) -> None:
-    assert locate(name, "k").__name__ == name.rpartition(".")[2]
-
-
-@pytest.mark.parametrize("name", BORROWED)
-def test_what_a_library_only_imports_is_refused(name: str) -> None:
-    assert name.startswith(TARGET_PREFIXES)  # the composed config alone does not show it
-    with pytest.raises(ConfigError) as caught:
-        locate(name, "callbacks.x._target_")
-    package = name.partition(".")[0]
-    assert str(caught.value) == f"callbacks.x._target_={name} is not allowed: {package} does not define it."
-
-
-@pytest.mark.parametrize("nested", [False, True], ids=["node", "in a list of a node"])
-def test_refused_before_it_is_called(nested: bool, tmp_path: Path) -> None:
-    evil = {"_target_": "ftframe.cli.os.mkdir", "path": str(tmp_path / "made")}
-    node = {"_target_": "peft.LoraConfig", "target_modules": ["a", evil]} if nested else evil
-    with pytest.raises(ConfigError, match=r"_target_=ftframe\.cli\.os\.mkdir is not allowed"):
-        build(OmegaConf.create(node), "peft")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_target_that_cannot_be_imported_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"^optim\._target_=torch\.optim\.AdamWW cannot be imported: "):
-        check_node({"_target_": "torch.optim.AdamWW"}, "optim")
-
-
-def test_node_without_a_target_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^optim\._target_ is missing: it names the class that optim builds\.$"):
-        check_node({"lr": 1.0}, "optim")
 
 
 def record_of(template_sha256: str = "", name: str = "alpaca") -> Record:
@@ -134,3 +72,43 @@ def test_4_bit_weights_are_multiplied_in_the_type_of_the_precision(
     cfg = compose.check(compose.compose("fit", ["trainer.accelerator=cpu", *overrides]))
     node = quant_node(cfg, precision_of(cfg))
     assert node is not None and node.get("bnb_4bit_compute_dtype") == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "trainer", "dtype"),
+    [
+        (("peft=lora", "quant=none"), "32-true", torch.bfloat16),
+        (("peft=qlora",), "32-true", torch.bfloat16),
+        (("peft=dora", "quant=none"), "bf16-mixed", torch.bfloat16),
+        (("peft=lora", "quant=none", "model.dtype=float32"), "bf16-mixed", torch.float32),
+        (("peft=none", "quant=none"), "bf16-mixed", torch.float32),
+    ],
+    ids=["LoRA", "QLoRA", "DoRA", "float32 base", "all weights"],
+)
+def test_plain_lora_over_a_bfloat16_base_needs_no_autocast(
+    overrides: tuple[str, ...], trainer: str, dtype: torch.dtype
+) -> None:
+    cfg = compose.check(compose.compose("fit", ["trainer.precision=bf16-mixed", *overrides]))
+    precision = precision_of(cfg)
+    assert (precision.trainer, precision.base_dtype) == (trainer, dtype)
+    assert precision.compute_dtype == torch.bfloat16 and precision.adapters_in_float32
+
+
+@pytest.mark.parametrize(
+    ("node", "fused"),
+    [
+        ({"_target_": "torch.optim.AdamW"}, True),
+        ({"_target_": "torch.optim.AdamW", "fused": False}, False),
+        ({"_target_": "torch.optim.Adafactor"}, None),
+    ],
+    ids=["ours to choose", "typed", "has none"],
+)
+def test_torchs_optimizers_are_fused_on_a_gpu(node: dict[str, Any], fused: bool | None, monkeypatch) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(2, 2))]
+    on_cpu = build_optimizer({"_partial_": True, "lr": 0.1, **node}, weights)
+    assert on_cpu.param_groups[0].get("fused") in (None, False)
+    monkeypatch.setattr(torch.nn.Parameter, "is_cuda", True)
+    on_gpu = build_optimizer({"_partial_": True, "lr": 0.1, **node}, weights)
+    assert on_gpu.param_groups[0].get("fused") is fused
+    with_autocast = build_optimizer({"_partial_": True, "lr": 0.1, **node}, weights, autocasts=True)
+    assert not with_autocast.param_groups[0].get("fused")

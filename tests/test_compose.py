@@ -18,7 +18,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from ftframe import compose
-from ftframe.assembly import check_cell, check_nodes, precision_of
+from ftframe.assembly import check_cell, check_nodes
+from ftframe.choices import precision_of
 from ftframe.config_folders import BUILT_IN
 from ftframe.errors import ConfigError
 from ftframe.runs import FolderTakenError, new_run_folder

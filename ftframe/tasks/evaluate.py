@@ -10,11 +10,13 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, extensions, finished_run, preparation, runs, templates
+from ftframe import assembly, choices, console, extensions, finished_run, nodes, preparation, runs, templates
 from ftframe.durable_files import sha256_of_files, write_json
 from ftframe.errors import ConfigError
 from ftframe.local_files import is_local
 from ftframe.metrics.generation import Sampling
+from ftframe.models.adapter_compute import is_plain_lora
+from ftframe.models.adapter_config import read_adapter_config
 from ftframe.models.artifact import load_artifact, load_artifact_tokenizer, open_artifact
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import resolve_precision
@@ -33,7 +35,7 @@ def evaluate(cfg: Any) -> Path:
     assembly.check_nodes(cfg)
     artifact, record = open_artifact(cfg.run)
     base = finished_run.base_of(cfg, record, accelerator=cfg.trainer.accelerator)
-    trainer = _build_trainer(cfg, record)
+    trainer = _build_trainer(cfg, record, artifact)
     data_config = cfg.data if cfg.data is not None else data_of_run(artifact.parent)
     tokenizer = load_artifact_tokenizer(artifact, trust_remote_code=cfg.trust_remote_code and record.kind == "model")
     template = templates.artifact_template(record, cfg.template, tokenizer)
@@ -62,8 +64,8 @@ def evaluate(cfg: Any) -> Path:
             prompts = [prompt.conversation for prompt in data.prompts]
             runs.write_samples(folder / "predictions.jsonl", prompts, answers={"final": answers.answers})
             runs.write_rejected(folder, data.rejected)
-            named = {"data": assembly.plain(data_config), "metrics": assembly.plain(cfg.metrics)}
-            template_node = assembly.plain(cfg.template) if cfg.template["name"] is not None else record.template
+            named = {"data": nodes.plain(data_config), "metrics": nodes.plain(cfg.metrics)}
+            template_node = nodes.plain(cfg.template) if cfg.template["name"] is not None else record.template
             used = extensions.manifest(named, {"template": template_node})
             runs.write_manifest(
                 folder, {"artifact": str(artifact), "artifact_sha256": sha256_of_files(artifact), **used}
@@ -130,12 +132,13 @@ def _saved_config(run: Path) -> dict[str, Any] | None:
     return dict(saved)
 
 
-def _build_trainer(cfg: Any, record: Record) -> Any:
+def _build_trainer(cfg: Any, record: Record, artifact: Path) -> Any:
     precision = resolve_precision(
         str(cfg.trainer.precision),
         record.dtype,
         trains_base=record.kind == "model",
-        on_gpu=assembly.on_gpu(cfg.trainer.accelerator),
+        on_gpu=choices.on_gpu(cfg.trainer.accelerator),
+        plain_lora=record.kind == "adapter" and is_plain_lora(read_adapter_config(artifact)),
     )
     callbacks = [RichProgressBar()] if cfg.trainer.enable_progress_bar else []
     return assembly.build_trainer(cfg, precision, callbacks=callbacks, logger=False)

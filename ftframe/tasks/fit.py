@@ -11,8 +11,9 @@ from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
 
-from ftframe import accounting, assembly, console, extensions, preparation, runs, templates
+from ftframe import accounting, assembly, choices, console, extensions, nodes, preparation, runs, templates
 from ftframe.durable_files import PARTIAL, write_json
+from ftframe.engine import describe
 from ftframe.metrics.generation import GenerationMetrics, Sampling
 from ftframe.models.artifact import save_artifact, write_card
 from ftframe.models.record import Record
@@ -76,6 +77,8 @@ def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Pa
     """Train in a folder that belongs to this run alone."""
     trainer, inputs, data = plan.trainer, plan.inputs, plan.inputs.data
     _begin_folder(folder, cfg, plan)
+    if plan.engine.planned is not None:
+        console.print_line(describe(plan.engine, choices.memory_of_device()))
     console.write_logs_to(folder / "log.txt")
     answers = _answers(cfg, data, inputs.tokenizer)
     trainer.callbacks += [
@@ -95,6 +98,8 @@ def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Pa
     module = assembly.build_module(
         cfg,
         plan.precision,
+        plan.engine,
+        plan.attention,
         total_steps=plan.total_steps,
         tokens_per_batch=inputs.datamodule.tokens_per_batch(trainer.world_size),
         validation_tasks=data.names,
@@ -163,7 +168,7 @@ def _save(
     write_json(folder / "metrics.json", results)
     base = {"base": record.base["path"], "base_fingerprint": record.base_fingerprint}
     facts = {"template": record.template, **base, "data": inputs.data.fingerprints}
-    runs.write_manifest(folder, {**facts, **extensions.manifest(assembly.plain(cfg))})
+    runs.write_manifest(folder, {**facts, **extensions.manifest(nodes.plain(cfg))})
     return artifact
 
 
@@ -179,13 +184,13 @@ def _answers(cfg: Any, data: preparation.PreparedData, tokenizer: Any) -> Genera
 
 
 def _record(cfg: Any, plan: Plan) -> Record:
-    quant = assembly.quant_node(cfg, plan.precision)
+    quant = choices.quant_node(cfg, plan.precision)
     return Record(
         kind="model" if cfg.peft is None else "adapter",
         base=asdict(assembly.base_spec(cfg)),
         dtype=str(plan.precision.base_dtype).removeprefix("torch."),
         quant={k: v for k, v in quant.items() if not k.startswith("_")} if quant else None,
-        template=assembly.plain(cfg.data.template),
+        template=nodes.plain(cfg.data.template),
         stop_token_ids=plan.inputs.data.stop_token_ids,
         max_new_tokens=cfg.data.max_new_tokens,
         tasks=templates.task_templates(cfg.data),

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L  # noqa: N812 (the library's own abbreviation)
-import torch
 from omegaconf import OmegaConf
 
-from ftframe import assembly, console, finished_run, runs, templates
+from ftframe import assembly, choices, console, finished_run, nodes, runs, templates
 from ftframe.api import BadRow, Conversation, Message
 from ftframe.data.datasets import read_inputs
 from ftframe.data.supervision import prompt_ids
@@ -37,7 +36,7 @@ def predict(cfg: Any) -> Path:
     with runs.new_run_folder(cfg.output_dir) as folder:
         console.write_logs_to(folder / "log.txt")
         runs.write_config(folder, cfg)
-        device = torch.device("cuda" if assembly.on_gpu(cfg.accelerator) else "cpu")
+        device = choices.device_of(cfg.accelerator)
         model = load_artifact(artifact, record, base=base, device=device, allow_base_mismatch=cfg.allow_base_mismatch)
         sampling = Sampling(
             record.stop_token_ids,
@@ -87,7 +86,7 @@ def read_conversations(cfg: Any) -> list[Conversation]:
     if prompt is not None:
         return [[*([Message("system", system)] if system else []), Message("user", prompt)]]
     conversations = []
-    for row in read_inputs(cfg.input, key="input", columns=assembly.plain(cfg.columns)):
+    for row in read_inputs(cfg.input, key="input", columns=nodes.plain(cfg.columns)):
         if isinstance(row, BadRow):
             raise DataError(str(row))
         conversations.append(row.messages[:-1] if row.messages[-1].role == "assistant" else row.messages)

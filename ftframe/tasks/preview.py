@@ -29,7 +29,7 @@ def preview(cfg: Any) -> Path:
     """
     assembly.check_nodes(cfg)
     tokenizer, _ = preparation.load_tokenizer_of(cfg)
-    inputs = preparation.prepare_inputs(cfg, tokenizer)
+    inputs = preparation.prepare_inputs(cfg, tokenizer, cfg.model.attn_implementation)
     data, datamodule = inputs.data, inputs.datamodule
     layout = None if datamodule.streams else accounting.account_layout(datamodule.train_sampler(world_size=1))
 

@@ -99,7 +99,7 @@ def test_out_of_memory_names_the_peak_and_the_keys(exhaust: Any, fit, capsys, mo
     assert "error: out of memory: " in err and "Traceback" not in err
     assert "Peak on the host: " in err
     assert "data.batch_size=2 trainer.accumulate_grad_batches=2  (now 4 and 1" in err
-    assert "gradient_checkpointing=true" in err and "peft=qlora" in err and "data.max_length=32  (now 64 tokens)" in err
+    assert "memory=checkpoint" in err and "peft=qlora" in err and "data.max_length=32  (now 64 tokens)" in err
 
 
 def test_a_logger_that_fails_ends_no_training(fit, capsys, monkeypatch, tmp_path: Path) -> None:
