@@ -17,6 +17,7 @@ from ftframe.redaction import learn_override, redact_text
 CONFIGURED = {
     "fit": "train an adapter or a whole model, and measure it before and after",
     "preview": "show what the model would learn from: examples with their masks, and figures of the data",
+    "plan": "reckon memory, speed, time and disk of a run before anything is downloaded or loaded",
     "evaluate": "measure a finished run on its own or on other data",
     "predict": "answer prompts with a finished run",
 }

@@ -66,7 +66,16 @@ def test_usage_names_every_command(tmp_path: Path) -> None:
     usage = run("--help", cwd=tmp_path).stdout
     for name in (*CONFIGURED, *PLAIN):
         assert f"\n  {name} " in usage, name
-    assert {*CONFIGURED, *PLAIN} == {"fit", "preview", "evaluate", "predict", "doctor", "leaderboard", "plugins"}
+    assert {*CONFIGURED, *PLAIN} == {
+        "fit",
+        "preview",
+        "plan",
+        "evaluate",
+        "predict",
+        "doctor",
+        "leaderboard",
+        "plugins",
+    }
 
 
 BAD = {
@@ -79,7 +88,7 @@ BAD = {
     "fit model.init=foo": ("error: Error merging override model.init=foo", "one of [pretrained, random]"),
     "fti": (
         "error: Unknown command 'fti'. Did you mean 'fit'?",
-        "Commands: fit, preview, evaluate, predict, doctor, leaderboard, plugins.",
+        "Commands: fit, preview, plan, evaluate, predict, doctor, leaderboard, plugins.",
     ),
     "fit data=jsonl": ("error: No value for data.dataset.path.", "Set it on the command line: data.dataset.path="),
     "fit peft=qlora quant=none": ("error: peft=qlora is LoRA on a quantised base", "Use quant=4bit or quant=8bit"),

@@ -1,0 +1,203 @@
+"""`ftframe plan` as a user runs it."""
+
+import contextlib
+import io
+import logging
+import re
+import socket
+import sys
+
+import pytest
+
+from ftframe.cli import main
+from ftframe.gpus import GPUS
+
+EAGER = ("model=llama2", "model.compile=false")
+TOO_LARGE = (*EAGER, "peft=lora", "gpu=RTX 4090", "data.max_length=1024", "data.batch_size=8", "memory=none")
+PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "workspace")
+
+
+def refuse(*arguments):
+    raise OSError("a plan needs no network")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("plan")
+
+
+@pytest.fixture(scope="module")
+def plan(folder):
+    """Runs `ftframe plan` in this process, without a network: exit code, output and complaints."""
+    patches = pytest.MonkeyPatch()
+    patches.chdir(folder)
+    patches.delenv("FTFRAME_RUN_DIR", raising=False)
+    patches.setattr(socket.socket, "connect", refuse)
+
+    def run(*overrides):
+        patches.setattr(sys, "argv", ["ftframe", "plan", *overrides])
+        handlers = list(logging.root.handlers)
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as left:
+            main()
+        logging.root.handlers[:] = handlers
+        return int(left.value.code or 0), out.getvalue(), err.getvalue()
+
+    yield run
+    patches.undo()
+
+
+def tables(printed):
+    """The cells behind each row's name."""
+    rows = [re.split("[│┃]", line)[1:-1] for line in printed.splitlines() if re.fullmatch("[│┃].*[│┃]", line)]
+    return {name.strip(): [cell.strip() for cell in cells] for name, *cells in rows}
+
+
+def number(cell):
+    return float(cell.replace(",", ""))
+
+
+def remedies(printed):
+    """The overrides after `What would:`."""
+    lines = printed.partition("What would:")[2].splitlines()
+    return [line.split("(")[0].split() for line in lines if line.startswith("  ")]
+
+
+@pytest.fixture(scope="module")
+def qlora(plan):
+    code, printed, complaints = plan("model=llama2", "peft=qlora")
+    assert code == 0, complaints
+    return tables(printed)
+
+
+@pytest.mark.slow
+def test_the_model_is_known_without_its_weights(qlora):
+    assert qlora["parameters"] == ["6,738,415,616"]
+    assert qlora["trained"] == ["159,907,840 (2.32%)"]
+    assert qlora["layers, hidden, vocabulary"] == ["32, 4096, 32000"]
+
+
+@pytest.mark.slow
+def test_memory_is_told_by_part_for_each_setting(qlora):
+    assert [name.strip("[]") for name in qlora["GiB"]] == ["none", "budget", "checkpoint", "offload"]
+    peaks = [number(cell) for cell in qlora["peak"]]
+    assert peaks == sorted(peaks, reverse=True)
+    for column, peak in enumerate(peaks):
+        parts = [number(qlora[part][column]) for part in PARTS]
+        assert max(parts) <= peak <= sum(parts) + 0.05
+    assert 3.2 < number(qlora["weights"][0]) < 3.8
+    assert number(qlora["optimizer"][0]) == 0  # paged
+
+
+@pytest.mark.slow
+def test_less_memory_means_larger_batches_and_fewer_tokens_per_second(qlora):
+    batches = [number(cell) for cell in qlora["largest data.batch_size"]]
+    speeds = [number(cell) for cell in qlora["tokens per second"]]
+    assert batches == sorted(batches) and batches[0] > 16
+    assert speeds == sorted(speeds, reverse=True) and speeds[-1] > 0
+
+
+@pytest.mark.slow
+def test_every_gpu_is_told(qlora):
+    assert qlora.keys() >= GPUS.keys()
+    assert all(qlora[name][0] in ("none", "budget", "checkpoint", "offload", "too small") for name in GPUS)
+
+
+@pytest.mark.slow
+def test_the_run_is_told(qlora):
+    assert qlora["tokens per optimizer step"] == ["1,024 (full rows, one device)"]
+    assert number(qlora["hours per million tokens"][0]) > 0
+    assert qlora["download, GiB"] == ["about 12.6"]
+
+
+@pytest.mark.slow
+def test_no_run_folder_is_written(qlora, folder):
+    assert list(folder.iterdir()) == []
+
+
+def test_a_number_of_steps_gives_hours(plan):
+    code, printed, _ = plan(*EAGER, "peft=lora", "trainer.max_steps=100", "trainer.accumulate_grad_batches=4")
+    assert code == 0
+    facts = tables(printed)
+    assert facts["tokens of the run"] == ["409,600"]
+    (speed,) = [
+        number(cell)
+        for name, cell in zip(facts["GiB"], facts["tokens per second"][-3:], strict=True)
+        if name.startswith("[")
+    ]
+    assert number(facts["hours of training"][0]) == pytest.approx(409_600 / speed / 3600, abs=0.006)
+
+
+@pytest.fixture(scope="module")
+def too_large(plan):
+    code, printed, complaints = plan(*TOO_LARGE)
+    assert code == 0, complaints
+    return printed
+
+
+def test_what_does_not_fit_is_said(too_large):
+    assert re.search(r"This does not fit: [\d.]+ GiB of 23.5", too_large)
+    assert tables(too_large)["planned for"] == ["rtx 4090, 23.5 gib, model.compile=false"]
+
+
+def test_each_override_that_is_named_makes_it_fit(plan, too_large):
+    found = remedies(too_large)
+    assert [override.partition("=")[0] for (override,) in found] == ["memory", "data.batch_size", "data.max_length"]
+    for overrides in found:
+        code, printed, complaints = plan(*TOO_LARGE, *overrides)
+        assert code == 0, complaints
+        assert "This does not fit" not in printed, overrides
+
+
+def test_a_base_in_4_bits_is_named_where_it_would_fit(plan):
+    overrides = (*EAGER, "peft=lora", "gpu=L4", "data.max_length=512", "data.batch_size=1", "model.dtype=float32")
+    assert ["quant=4bit"] in remedies(plan(*overrides)[1])
+    assert "This does not fit" not in plan(*overrides, "quant=4bit")[1]
+
+
+def test_a_checkpoint_in_plain_words_can_be_followed_by_another_setting(plan):
+    overrides = (*EAGER, "peft=lora", "gpu=L4", "data.max_length=4096", "gradient_checkpointing=true")
+    rows = tables(plan(*overrides)[1])["largest data.batch_size"]
+    between = (*overrides, f"data.batch_size={(int(number(rows[1])) + int(number(rows[2]))) // 2}")
+    found = remedies(plan(*between)[1])[0]
+    assert found == ["memory=offload", "gradient_checkpointing=false"]
+    code, printed, complaints = plan(*between[:-2], between[-1], *found)
+    assert code == 0, complaints
+    assert "This does not fit" not in printed
+
+
+def test_all_weights_of_a_large_model_are_more_than_one_gpu_has(plan):
+    code, printed, _ = plan(*EAGER, "peft=none", "gpu=RTX 4090")
+    assert code == 0
+    assert tables(printed)["trained"][0].startswith("6,738,415,616")
+    assert remedies(printed) == [["peft=lora"]]
+    code, printed, _ = plan(*EAGER, "peft=lora", "gpu=RTX 4090")
+    assert code == 0
+    assert "This does not fit" not in printed
+    assert "a smaller model" in plan(*EAGER, "peft=none", "gpu=L4", "model.config.num_hidden_layers=160")[1]
+
+
+def test_a_base_in_fp8_takes_half(plan):
+    code, printed, complaints = plan(*EAGER, "peft=lora", "quant=fp8", "gpu=H100")
+    assert code == 0, complaints
+    assert 6.2 < number(tables(printed)["weights"][0]) < 6.7
+
+
+REFUSED = {
+    "unknown gpu": (("gpu=RTX4090",), "Did you mean 'RTX 4090'?"),
+    "key": (("optim.lrr=1",), "optim.lrr"),
+    "key of its own": (("gpus=H100",), "gpu"),
+    "group": (("peft=lorra",), "lorra"),
+    "setting": (("memory=checkpoints",), "memory"),
+    "contradiction": (("memory=offload", "gradient_checkpointing=true"), "memory=offload"),
+    "budget without a compiler": (("memory=budget", "model.compile=false"), "model.compile"),
+    "compile": (("model.compile=maybe",), "model.compile=maybe"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_with_the_name_of_the_key(plan, folder, overrides, message):
+    code, _, complaints = plan("model=llama2", "peft=lora", *overrides)
+    assert code == 2
+    assert message in complaints
+    assert list(folder.iterdir()) == []
