@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -16,6 +17,8 @@ from ftframe.models.causal_attention import CAUSAL, CUDNN, FEW_SHAPES, gains_fro
 from ftframe.models.precision import Precision, resolve_precision
 from ftframe.models.varlen_attention import VARLEN, check_varlen
 from ftframe.nodes import build, plain
+
+log = logging.getLogger(__name__)
 
 AUTO = "auto"
 
@@ -53,6 +56,8 @@ def sharpen_attention(
     automatic = cfg.model.attn_implementation == AUTO and attention == "sdpa" and not cfg.data.packing
     if not automatic or device.type == "cpu" or not sees_all_before(config, cfg.data.max_length):
         return attention
+    if cfg.peft is not None and build(cfg.peft, "peft").is_prompt_learning:
+        return attention  # whose tokens PEFT adds to the mask
     few = lengths is not None and len(lengths) <= FEW_SHAPES and not cfg.deterministic
     return CUDNN if few and gains_from_cudnn(device, precision.compute_dtype) else CAUSAL
 
@@ -126,7 +131,7 @@ def engine_of(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> En
         ConfigError: If two keys contradict each other.
     """
     gpu = on_gpu(cfg.trainer.accelerator)
-    work = workload_of(cfg, precision, config, tokens=tokens) if gpu else None
+    work = _workload_if_known(cfg, precision, config, tokens=tokens) if gpu else None
     compiles = choose_compile(
         cfg.model.compile,
         on_gpu=gpu,
@@ -140,6 +145,15 @@ def engine_of(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> En
     return choose_engine(
         work, compiles=compiles, memory=memory, share=cfg.activation_budget, capacity=memory_of_device()
     )
+
+
+def _workload_if_known(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> Workload | None:
+    """As `workload_of`; None where model or adapter cannot be made without content, which then trains all the same."""
+    try:
+        return workload_of(cfg, precision, config, tokens=tokens)
+    except Exception:  # whatever a model's own code, or an adapter's, does to tensors without content
+        log.warning("neither size nor memory of %s can be planned", config.model_type, exc_info=True)
+        return None
 
 
 def memory_of_device() -> float | None:
