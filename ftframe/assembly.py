@@ -20,12 +20,13 @@ from ftframe.models.adapter import attach_adapter, check_adapter
 from ftframe.models.base import BaseSpec, build_base_model, resolve_path
 from ftframe.models.base_fingerprint import fingerprint_base
 from ftframe.models.compilable_4bit import let_compiler_see
-from ftframe.models.compiling import give_up_compiling
+from ftframe.models.compiling import COMPILER_ERRORS, give_up_compiling
 from ftframe.models.fp8 import compiles_rightly
 from ftframe.models.isolation import check_isolation
 from ftframe.models.memory import arrange_memory
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision
+from ftframe.models.probing import eagerly
 from ftframe.models.quantisation import is_fp8
 from ftframe.models.varlen_attention import VARLEN
 from ftframe.nodes import build, check_node, plain
@@ -161,8 +162,11 @@ def _check_compiler(cfg: Any, quantization_config: Any, device: torch.device) ->
     Raises:
         ConfigError: If it was asked for by `model.compile=true`.
     """
-    if not is_fp8(quantization_config) or device.type == "cpu" or compiles_rightly(device):
-        return
+    try:
+        if not is_fp8(quantization_config) or device.type == "cpu" or compiles_rightly(device):
+            return
+    except COMPILER_ERRORS:
+        return  # the first step says so of the whole model
     message = f"layers in FP8 give wrong gradients when they are compiled by torch {torch.__version__} on this GPU"
     if cfg.model.compile != AUTO:
         raise ConfigError(f"model.compile={cfg.model.compile}: {message}. Set model.compile=false or quant=4bit.")
@@ -221,7 +225,7 @@ def answerer(tokenizer: Any, sampling: Sampling, *, batch_size: int) -> Generate
     decode = partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def generate(model: Any, prompts: Sequence[Sequence[int]]) -> Iterator[Answer]:
-        with progress("generate answers", total=len(prompts)) as advance:
+        with progress("generate answers", total=len(prompts)) as advance, eagerly():
             for answer in generate_answers(model, prompts, decode=decode, sampling=sampling, batch_size=batch_size):
                 advance()
                 yield answer

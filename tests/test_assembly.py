@@ -1,17 +1,19 @@
 """What a config becomes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 
-from ftframe import compose
-from ftframe.assembly import build_metrics, build_optimizer
+from ftframe import assembly, compose
+from ftframe.assembly import answerer, build_metrics, build_optimizer
 from ftframe.choices import precision_of, quant_node
 from ftframe.data.prompt_templates import Alpaca
 from ftframe.errors import ConfigError
+from ftframe.metrics.generation import Sampling
 from ftframe.models.record import Record
 from ftframe.templates import artifact_template, build_template, template_sha256
 
@@ -112,3 +114,24 @@ def test_torchs_optimizers_are_fused_on_a_gpu(node: dict[str, Any], fused: bool 
     assert on_gpu.param_groups[0].get("fused") is fused
     with_autocast = build_optimizer({"_partial_": True, "lr": 0.1, **node}, weights, autocasts=True)
     assert not with_autocast.param_groups[0].get("fused")
+
+
+def test_answers_are_generated_uncompiled(monkeypatch) -> None:
+    """Each token of an answer is another shape, and another graph."""
+    graphs: list[Any] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    model = torch.compile(lambda values: values + 1, backend=backend)
+
+    def generate_answers(model: Any, prompts: Any, **options: Any) -> Any:
+        yield from (model(torch.zeros(n)) for n in range(2, 5))
+
+    monkeypatch.setattr(assembly, "generate_answers", generate_answers)
+    generate = answerer(SimpleNamespace(decode=str), Sampling([0], 0, 1), batch_size=1)
+    assert [len(answer) for answer in generate(model, [[1]])] == [2, 3, 4]
+    assert graphs == []
+    model(torch.zeros(2))
+    assert len(graphs) == 1
