@@ -8,6 +8,8 @@ from ftframe.models.adapter import attach_adapter
 from ftframe.models.compiling import layers_of
 from ftframe.models.random_init import random_model
 
+from .saving import saved_storages
+
 LORA = {"r": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 TOKENS = 2048
 
@@ -34,18 +36,9 @@ def saved_by_real_model(shape, peft_config, dtype, layers, *, compiles=False, au
     if compiles:
         for layer in layers_of(model):
             layer.compile(backend="aot_eager_decomp_partition", fullgraph=True)
-    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
     hidden = torch.randn(1, TOKENS, shape.hidden_size, dtype=dtype, requires_grad=True)
     with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        saved_storages(model) as storages,
         torch.autocast("cpu", dtype=autocast, enabled=autocast is not None),
     ):
         base.get_decoder()(inputs_embeds=hidden, attention_mask=None)

@@ -9,6 +9,8 @@ from ftframe.models.adapter import attach_adapter
 from ftframe.models.memory import SETTINGS, arrange_memory
 from ftframe.models.random_init import random_model
 
+from .saving import saved_storages
+
 LORA = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False, lora_dropout=0.1)
 
 
@@ -48,16 +50,7 @@ def gradients(model, batch):
 
 def saved_bytes(model, batch):
     """What autograd holds after the forward pass, weights apart."""
-    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    storages = {}
-
-    def pack(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            storages[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with saved_storages(model) as storages:
         model.get_base_model().get_decoder()(batch["input_ids"])
     return sum(storage.nbytes() for storage in storages.values())
 
