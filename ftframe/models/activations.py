@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from ftframe.models.adapter_compute import multiply_in_type_of_input
 from ftframe.models.causal_attention import CAUSAL, register_causal_attention, without_mask
 from ftframe.models.compiling import layers_of
+from ftframe.models.probing import base_model
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +93,7 @@ def _give_fake_weights(model: nn.Module) -> None:
 
 def _count(model: Any, dtype: torch.dtype, autocast: torch.dtype | None, *, compiles: bool) -> int:
     """Bytes that a layer saves: those of a decoder with two, less those with one, which has what layers share, too."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     decoder = base.get_decoder()
     first, second = layers_of(decoder)
     (layers,) = [part for part in decoder.modules() if isinstance(part, nn.ModuleList) and second in list(part)]

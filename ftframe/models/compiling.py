@@ -27,8 +27,8 @@ def compile_layers(model: nn.Module) -> None:
     Args:
         model: Any model of transformers, with or without an adapter.
     """
+    _allow_variants()
     for layer in layers_of(model):
-        _allow_variants()
         layer.compile(backend=BACKEND, fullgraph=True)
 
 

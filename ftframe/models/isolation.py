@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ftframe.errors import ConfigError
-from ftframe.models.probing import in_eval_mode
+from ftframe.models.probing import base_model, in_eval_mode
 from ftframe.models.varlen_attention import model_inputs
 
 _FIRST, _SECOND = 11, 5
@@ -45,7 +45,7 @@ def check_isolation(model: nn.Module) -> None:
     Raises:
         ConfigError: If examples are not isolated, or the model takes no `position_ids` to tell them apart by.
     """
-    base = _base_model(model)
+    base = base_model(model)
     if "position_ids" not in inspect.signature(base.forward).parameters:
         raise _refusal(base, "It takes no position_ids, by which packed examples are told apart.")
     embedding = base.get_input_embeddings().weight
@@ -96,11 +96,6 @@ def _padded_logits(model: Any, examples: list[Tensor]) -> Tensor:
     mask = nn.utils.rnn.pad_sequence([torch.ones_like(ids) for ids in examples], batch_first=True)
     logits: Tensor = model(input_ids=input_ids, attention_mask=mask).logits
     return logits[-1, : len(examples[-1])].float()
-
-
-def _base_model(model: Any) -> Any:
-    """The model of transformers within an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _attention(base: Any) -> str:

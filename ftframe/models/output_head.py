@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own abbreviation)
 from torch import Tensor, nn
 
-from ftframe.models.probing import in_eval_mode
+from ftframe.models.probing import base_model, in_eval_mode
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def frozen_head(model: Any) -> FrozenHead | None:
     Args:
         model: A model of transformers, with or without an adapter, on its device.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = base_model(model)
     head = base.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
         return None
