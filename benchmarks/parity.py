@@ -130,8 +130,8 @@ def compare(config: LlamaConfig, way: Way, length: int, device: torch.device) ->
 
 def built(config: LlamaConfig, way: Way, device: torch.device) -> Any:
     """A model as `ftframe fit` builds it, with an adapter that is not zero."""
-    spec = BaseSpec("shape", init="random", config={**config.to_diff_dict(), "model_type": "llama"})
-    spec = BaseSpec(**{**vars_of(spec), "attn_implementation": way.attention})
+    shape = {**config.to_diff_dict(), "model_type": "llama"}
+    spec = BaseSpec("shape", init="random", config=shape, attn_implementation=way.attention)
     model = build_base_model(spec, dtype=torch.bfloat16, quantization_config=way.quantisation, device=device)
     model = attach_adapter(model, adapter(), base_path="shape", in_float32=True)
     fill(model)
@@ -139,11 +139,6 @@ def built(config: LlamaConfig, way: Way, device: torch.device) -> Any:
         let_compiler_see(model)
     arrange_memory(model, way.memory, compiles=way.compiles)
     return model.train()
-
-
-def vars_of(spec: BaseSpec) -> dict[str, Any]:
-    """Fields of a spec."""
-    return {name: getattr(spec, name) for name in BaseSpec.__dataclass_fields__}
 
 
 def adapter() -> LoraConfig:
@@ -168,7 +163,7 @@ def reference(model: Any, config: LlamaConfig, device: torch.device) -> Any:
         for name, layer in plain.named_modules():
             source = layers.get(name)
             source = getattr(source, "base_layer", source)
-            if isinstance(layer, nn.Linear) or hasattr(layer, "weight"):
+            if hasattr(layer, "weight"):
                 layer.weight.copy_(unpacked(source))
     exact = get_peft_model(plain, adapter())
     mine = dict(model.named_parameters())
