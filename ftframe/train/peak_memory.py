@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-GIBIBYTE = 2**30
+from ftframe.gpus import GIBIBYTE
 
 
 class TrainingPeak:

@@ -9,7 +9,7 @@ import lightning as L  # noqa: N812 (the library's own abbreviation)
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from ftframe.train.peak_memory import GIBIBYTE
+from ftframe.gpus import GIBIBYTE
 
 log = logging.getLogger(__name__)
 
