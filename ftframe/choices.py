@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ftframe.engine import Engine, Workload, can_compile, choose_compile, choose_engine, choose_memory, workload
 from ftframe.errors import ConfigError, did_you_mean
-from ftframe.gpus import GIBIBYTE, identify
+from ftframe.gpus import GIBIBYTE, Gpu, identify
 from ftframe.models.adapter_compute import is_plain_lora
 from ftframe.models.causal_attention import CAUSAL, CUDNN, FEW_SHAPES, gains_from_cudnn, sees_all_before
 from ftframe.models.precision import Precision, resolve_precision
@@ -161,11 +162,13 @@ def memory_of_device() -> float | None:
     return float(torch.cuda.get_device_properties(0).total_memory) if torch.cuda.is_available() else None
 
 
-def flops_of_device() -> float | None:
-    """Operations a second that this rank's GPU can do at most in bfloat16; None where it is not a known one."""
+def gpu_of_device() -> Gpu | None:
+    """This rank's GPU, with the memory that it really has; None without one, and where it is not a known one."""
     memory = memory_of_device()
-    gpu = identify(torch.cuda.get_device_name(), memory / GIBIBYTE) if memory is not None else None
-    return gpu.tflops * 1e12 if gpu is not None else None
+    if memory is None:
+        return None
+    found = identify(torch.cuda.get_device_name(), memory / GIBIBYTE)
+    return replace(found, memory=memory / GIBIBYTE) if found is not None else None
 
 
 def workload_of(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> Workload:

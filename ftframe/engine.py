@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,11 @@ class Workload:
     tokens: int
     optimizer: str
     trust_remote_code: bool = False
+
+    @property
+    def chunks_loss(self) -> bool:
+        """Whether logits can be made a chunk at a time; not in float16, whose gradients are scaled."""
+        return self.precision.compute_dtype != torch.float16
 
 
 def workload(
@@ -146,25 +152,32 @@ def choose_engine(work: Workload, *, compiles: bool, memory: str, share: float, 
         share: Of the activations that are kept with `budget`.
         capacity: Bytes of the device's memory, or None.
     """
-    chunks = work.precision.compute_dtype != torch.float16
+    chunks = work.chunks_loss
     footprints = plan_settings(work, compiles=compiles, chunks_loss=chunks, share=share)
     if footprints is None:
         return Engine(compiles, chunks, "checkpoint" if memory == "auto" else memory, share, work.size)
     if memory == "auto":
-        fitting = [name for name, plan in footprints.items() if capacity is None or plan.total <= ROOM * capacity]
-        memory = fitting[0] if fitting else list(footprints)[-1]
+        memory = fastest(footprints, math.inf if capacity is None else ROOM * capacity)
     return Engine(compiles, chunks, memory, share, work.size, footprints.get(memory))
 
 
-def plan_settings(
-    work: Workload, *, compiles: bool, chunks_loss: bool, share: float, settings: tuple[str, ...] = SETTINGS
-) -> Mapping[str, Footprint] | None:
+def usable_settings(*, compiles: bool) -> list[str]:
+    """Settings of memory, the fastest first; `budget` is the compiler's."""
+    return [name for name in SETTINGS if compiles or name != "budget"]
+
+
+def fastest(footprints: Mapping[str, Footprint], room: float) -> str:
+    """The first setting that takes no more bytes than there are; if none does, the last, which takes the least."""
+    fitting = (name for name, footprint in footprints.items() if footprint.total <= room)
+    return next(fitting, list(footprints)[-1])
+
+
+def plan_settings(work: Workload, *, compiles: bool, chunks_loss: bool, share: float) -> Mapping[str, Footprint] | None:
     """The footprint with each setting that goes with the rest; None where activations cannot be counted."""
     layout = plan_layout(work, compiles=compiles, chunks_loss=chunks_loss, share=share)
     if layout is None:
         return None
-    usable = [name for name in settings if compiles or name != "budget"]
-    return {name: estimate(work.size, with_memory(layout, name)) for name in usable}
+    return {name: estimate(work.size, with_memory(layout, name)) for name in usable_settings(compiles=compiles)}
 
 
 def plan_layout(work: Workload, *, compiles: bool, chunks_loss: bool, share: float) -> Layout | None:

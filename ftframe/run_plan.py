@@ -76,16 +76,20 @@ def plan_run(cfg: Any, resumption: Resumption) -> Plan:
     attention = choices.choose_attention(cfg, model_config, precision)
     base_fingerprint = assembly.base_fingerprint(cfg, precision)
     inputs = preparation.prepare_inputs(cfg, tokenizer, attention)
-    lengths = inputs.datamodule.lengths_of_batches()
+    shapes = inputs.datamodule.batch_shapes() if choices.on_gpu(cfg.trainer.accelerator) else None
+    lengths = {length for _, length in shapes} if shapes is not None else None
     attention = choices.sharpen_attention(cfg, attention, model_config, precision, lengths=lengths)
     facts = _facts(cfg, trainer, inputs, base_fingerprint)
     if resumption.run is not None and checkpoint is not None:
         _check_facts(CheckpointStore(checkpoint.parent).facts(), facts)
     total_steps = _total_steps(cfg, inputs.datamodule, trainer)
-    tokens = inputs.datamodule.largest_batch(cfg.data.max_length)
+    full = cfg.data.batch_size * cfg.data.max_length  # the most that a stream may have
+    tokens = max((rows * length for rows, length in shapes), default=0) if shapes is not None else full
     engine = choices.engine_of(cfg, precision, model_config, tokens=tokens)
     if engine.size is not None:
-        throughput.operations, throughput.peak_flops = engine.size.operations, choices.flops_of_device()
+        gpu = choices.gpu_of_device()
+        throughput.operations = engine.size.operations
+        throughput.peak_flops = gpu.tflops * 1e12 if gpu is not None else None
     if engine.planned is not None:
         trainer.callbacks.append(PlannedPeak(engine.planned.total))
     return Plan(precision, engine, attention, trainer, throughput, inputs, total_steps, resumption, checkpoint, facts)

@@ -187,29 +187,16 @@ class SFTDataModule(lightning.LightningDataModule):
         sampler = self.train_sampler(world_size)
         return float(self.train.targets[sampler.rows(0)].sum()) / (len(sampler) * world_size)
 
-    def lengths_of_batches(self) -> set[int] | None:
-        """How long the padded rows of the first epoch's training batches are; of a stream no one knows."""
+    def batch_shapes(self) -> set[tuple[int, int]] | None:
+        """Rows and padded length of the first epoch's training batches; of a stream no one knows."""
         if callable(self.train):
             return None
-        sampler = self.train_sampler(world_size=1)
-        lengths = sampler.lengths
-        return {max(int(sum(lengths[row] for row in pack)) for pack in batch) for batch in sampler.batches(0)}
-
-    def largest_batch(self, max_length: int) -> int:
-        """Tokens of the largest training batch of one rank, padding included; of a stream, the most it may have.
-
-        Args:
-            max_length: Of a streamed example.
-        """
-        if callable(self.train):
-            return self.loading.batch_size * (self.loading.capacity or max_length)
         sampler, capacity = self.train_sampler(world_size=1), self.loading.capacity
+        batches = sampler.batches(0)
         if capacity is not None and self.loading.one_row:
-            return max(map(len, sampler.batches(0))) * capacity
+            return {(1, len(batch) * capacity) for batch in batches}
         lengths = sampler.lengths
-        return max(
-            len(batch) * max(int(sum(lengths[row] for row in pack)) for pack in batch) for batch in sampler.batches(0)
-        )
+        return {(len(batch), max(int(sum(lengths[row] for row in pack)) for pack in batch)) for batch in batches}
 
     def check_labels(self) -> None:
         """Refuse batches that teach less or more than their examples: the last gate before a model loads.

@@ -6,22 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
 from ftframe import assembly, choices, console, nodes
-from ftframe.engine import ROOM, Workload, choose_compile, choose_memory, plan_layout, workload
+from ftframe.engine import ROOM, Workload, choose_compile, choose_memory, fastest, plan_layout, usable_settings
 from ftframe.errors import ConfigError
-from ftframe.gpus import GIBIBYTE, GPUS, Gpu, find_gpu, identify
+from ftframe.gpus import GIBIBYTE, GPUS, Gpu, find_gpu
 from ftframe.models.base import is_local_model, load_config
 from ftframe.models.footprint import Footprint, Layout, estimate, largest_micro_batch, with_memory
-from ftframe.models.memory import SETTINGS
 from ftframe.models.pace import Step, seconds
 from ftframe.models.precision import Precision, resolve_precision
-from ftframe.models.quantisation import build_quantisation
 
 _PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "workspace")
 _LORA = {"_target_": "peft.LoraConfig", "task_type": "CAUSAL_LM", "r": 16, "target_modules": "all-linear"}
+_4BIT = {"_target_": "transformers.BitsAndBytesConfig", "load_in_4bit": True, "bnb_4bit_use_double_quant": True}
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,18 @@ class Scene:
     memory: str
 
     @property
-    def capacity(self) -> float:
-        """Bytes of the device that a plan may fill."""
-        return self.gpu.memory * GIBIBYTE * ROOM
+    def usable(self) -> list[str]:
+        """Settings of memory that go with the rest, the fastest first."""
+        return usable_settings(compiles=self.layout.compiles)
 
-    def footprint(self, memory: str | None = None, *, rows: int | None = None) -> Footprint:
-        """The footprint with another setting or another number of full rows."""
+    def footprint(self, memory: str | None = None, *, tokens: int | None = None) -> Footprint:
+        """The footprint with another setting or another number of tokens."""
         layout = with_memory(self.layout, memory or self.memory)
-        tokens = layout.tokens if rows is None else rows * self.cfg.data.max_length
-        return estimate(self.work.size, replace(layout, tokens=tokens))
+        return estimate(self.work.size, layout if tokens is None else replace(layout, tokens=tokens))
+
+    def fits(self, memory: str | None = None, *, tokens: int | None = None) -> bool:
+        """Whether that is within what a plan may fill of the device."""
+        return self.footprint(memory, tokens=tokens).total <= _room(self.gpu)
 
     def tokens_per_second(self, gpu: Gpu, memory: str) -> float:
         """Expected of a micro-batch of full rows."""
@@ -81,7 +82,7 @@ def plan(cfg: Any) -> None:
     _print_memory(scene)
     console.print_facts(list(_run_facts(scene)), title="Run")
     _print_gpus(scene)
-    if scene.footprint().total > scene.capacity:
+    if not scene.fits():
         _print_remedies(scene)
 
 
@@ -101,28 +102,26 @@ def _scene(cfg: Any) -> Scene:
         parameters=work.size.parameters,
     )
     memory = choose_memory(cfg.memory.name, gradient_checkpointing=cfg.gradient_checkpointing, compiles=compiles)
-    layout = plan_layout(
-        work, compiles=compiles, chunks_loss=precision.compute_dtype != torch.float16, share=cfg.activation_budget
-    )
+    layout = plan_layout(work, compiles=compiles, chunks_loss=work.chunks_loss, share=cfg.activation_budget)
     if layout is None:
         raise ConfigError(
             f"The activations of models of type '{config.model_type}' cannot be counted from their shape alone. "
             "`ftframe fit` with trainer.max_steps=2 measures them."
         )
     scene = Scene(cfg, work, layout, gpu, memory)
-    return replace(scene, memory=_fastest(scene) if memory == "auto" else memory)
+    if memory != "auto":
+        return scene
+    return replace(scene, memory=fastest({name: scene.footprint(name) for name in scene.usable}, _room(gpu)))
+
+
+def _room(gpu: Gpu) -> float:
+    """Bytes of a device that a plan may fill."""
+    return gpu.memory * GIBIBYTE * ROOM
 
 
 def _gpu(name: str | None) -> Gpu:
     """The GPU to plan for: the one that is named, this machine's, or else an H100."""
-    if name is not None:
-        return find_gpu(name)
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / GIBIBYTE
-        found = identify(torch.cuda.get_device_name(), memory)
-        if found is not None:
-            return replace(found, memory=memory)
-    return GPUS["H100"]
+    return find_gpu(name) if name is not None else choices.gpu_of_device() or GPUS["H100"]
 
 
 def _precision(cfg: Any) -> Precision:
@@ -137,16 +136,6 @@ def _precision(cfg: Any) -> Precision:
     )
 
 
-def _usable(scene: Scene) -> list[str]:
-    return [name for name in SETTINGS if scene.layout.compiles or name != "budget"]
-
-
-def _fastest(scene: Scene) -> str:
-    """The first setting that fits; if none does, the smallest."""
-    usable = _usable(scene)
-    return next((name for name in usable if scene.footprint(name).total <= scene.capacity), usable[-1])
-
-
 def _model_facts(scene: Scene) -> Iterator[tuple[str, Any]]:
     size = scene.work.size
     yield "parameters", f"{size.parameters:,}"
@@ -157,7 +146,7 @@ def _model_facts(scene: Scene) -> Iterator[tuple[str, Any]]:
 
 def _print_memory(scene: Scene) -> None:
     """The peak by part, for each setting of `memory`."""
-    usable = _usable(scene)
+    usable = scene.usable
     footprints = {name: scene.footprint(name) for name in usable}
     header = ("GiB", *(f"[{name}]" if name == scene.memory else name for name in usable))
     rows = [(part, *(f"{getattr(footprints[name], part) / GIBIBYTE:.2f}" for name in usable)) for part in _PARTS]
@@ -170,8 +159,8 @@ def _print_memory(scene: Scene) -> None:
 
 def _largest(scene: Scene, memory: str, gpu: Gpu) -> int:
     """Full rows that fit at a time."""
-    capacity = gpu.memory * GIBIBYTE * ROOM
-    return largest_micro_batch(lambda rows: scene.footprint(memory, rows=rows).total, capacity)
+    length = scene.cfg.data.max_length
+    return largest_micro_batch(lambda rows: scene.footprint(memory, tokens=rows * length).total, _room(gpu))
 
 
 def _run_facts(scene: Scene) -> Iterator[tuple[str, Any]]:
@@ -197,12 +186,12 @@ def _print_gpus(scene: Scene) -> None:
     """What the run would be on every GPU that is known."""
     rows = []
     for gpu in GPUS.values():
-        settings = [name for name in _usable(scene) if _largest(scene, name, gpu) >= scene.cfg.data.batch_size]
-        if settings:
-            speed = f"{scene.tokens_per_second(gpu, settings[0]):,.0f}"
-            rows.append((gpu.name, settings[0], f"{_largest(scene, settings[0], gpu):,}", speed))
+        largest = {name: _largest(scene, name, gpu) for name in scene.usable}
+        memory = next((name for name in largest if largest[name] >= scene.cfg.data.batch_size), None)
+        if memory is not None:
+            rows.append((gpu.name, memory, f"{largest[memory]:,}", f"{scene.tokens_per_second(gpu, memory):,.0f}"))
         else:
-            rows.append((gpu.name, "too small", f"{_largest(scene, _usable(scene)[-1], gpu):,}", "-"))
+            rows.append((gpu.name, "too small", f"{largest[scene.usable[-1]]:,}", "-"))
     header = ("GPU", "memory=", "largest data.batch_size", "tokens per second")
     console.print_table(header, rows, title="On other GPUs, with memory=auto")
 
@@ -218,18 +207,17 @@ def _print_remedies(scene: Scene) -> None:
 
 
 def _remedies(scene: Scene) -> Iterator[str]:
-    for name in _usable(scene):
-        if scene.footprint(name).total <= scene.capacity:
-            plain_word = " gradient_checkpointing=false" if scene.cfg.gradient_checkpointing else ""
-            yield f"memory={name}{plain_word}"
-            break
+    memory = next((name for name in scene.usable if scene.fits(name)), None)
+    if memory is not None:
+        plain_word = " gradient_checkpointing=false" if scene.cfg.gradient_checkpointing else ""
+        yield f"memory={memory}{plain_word}"
     rows = _largest(scene, scene.memory, scene.gpu)
     if rows:
         yield f"data.batch_size={rows}"
     length = scene.cfg.data.max_length
-    while length > 64 and estimate_of_length(scene, length) > scene.capacity:
+    while length > 64 and not scene.fits(tokens=scene.cfg.data.batch_size * length):
         length //= 2
-    if length != scene.cfg.data.max_length and estimate_of_length(scene, length) <= scene.capacity:
+    if length != scene.cfg.data.max_length and scene.fits(tokens=scene.cfg.data.batch_size * length):
         yield f"data.max_length={length}"
     if scene.cfg.quant is None and scene.cfg.peft is not None and _fits(_in_4bit(scene)):
         yield "quant=4bit  (a frozen base in 4 bits)"
@@ -239,38 +227,24 @@ def _remedies(scene: Scene) -> Iterator[str]:
 
 def _fits(scene: Scene) -> bool:
     """Whether a step fits; with `memory=auto`, with the smallest setting."""
-    return any(scene.footprint(name).total <= scene.capacity for name in _settings(scene))
-
-
-def _settings(scene: Scene) -> list[str]:
-    asked = scene.cfg.memory.name
-    return _usable(scene) if asked == "auto" and not scene.cfg.gradient_checkpointing else [scene.memory]
+    is_automatic = scene.cfg.memory.name == "auto" and not scene.cfg.gradient_checkpointing
+    return any(scene.fits(name) for name in (scene.usable if is_automatic else [scene.memory]))
 
 
 def _in_4bit(scene: Scene) -> Scene:
     """With `quant=4bit`; a layer saves the same."""
     work = scene.work
-    quant = build_quantisation({"load_in_4bit": True, "bnb_4bit_use_double_quant": True})
-    changed = workload(
-        work.config,
-        work.peft_config,
-        quant,
-        work.precision,
-        tokens=work.tokens,
-        optimizer=work.optimizer,
-        trust_remote_code=work.trust_remote_code,
-    )
-    return replace(scene, work=changed)
+    cfg = _with(scene.cfg, "quant", _4BIT)
+    return replace(scene, work=choices.workload_of(cfg, work.precision, work.config, tokens=work.tokens))
 
 
 def _with_lora(scene: Scene) -> Scene:
     """With `peft=lora`."""
-    cfg = scene.cfg.copy()
-    OmegaConf.update(cfg, "peft", _LORA, merge=False, force_add=True)
-    return _scene(cfg)
+    return _scene(_with(scene.cfg, "peft", _LORA))
 
 
-def estimate_of_length(scene: Scene, length: int) -> float:
-    """The peak in bytes with rows of another length."""
-    layout = with_memory(scene.layout, scene.memory)
-    return estimate(scene.work.size, replace(layout, tokens=scene.cfg.data.batch_size * length)).total
+def _with(cfg: Any, key: str, node: dict[str, Any]) -> Any:
+    """The config with another node."""
+    changed = cfg.copy()
+    OmegaConf.update(changed, key, node, merge=False, force_add=True)
+    return changed

@@ -155,3 +155,17 @@ def test_a_collator_that_hides_the_pad_token_is_refused(capacity: int | None, mo
     monkeypatch.setattr(datamodule, "_collate", by_id)
     with pytest.raises(DataError, match=r"supervised tokens, and the batch has \d+: padding \(token 2\)"):
         module.check_labels()
+
+
+@pytest.mark.parametrize(
+    ("capacity", "one_row"), [(None, False), (12, False), (12, True)], ids=["padded", "packed", "in one row"]
+)
+def test_shapes_of_batches_are_those_of_the_first_epoch(capacity: int | None, one_row: bool) -> None:
+    loading = Loading(batch_size=3, capacity=capacity, one_row=one_row)
+    made = SFTDataModule(examples(40), pad_token_id=0, loading=loading)
+    assert made.batch_shapes() == {tuple(batch["input_ids"].shape) for batch in made.train_dataloader()}
+
+
+def test_no_one_knows_the_shapes_of_a_stream() -> None:
+    made = SFTDataModule(lambda epoch: iter([]), pad_token_id=0, loading=Loading(batch_size=3))
+    assert made.batch_shapes() is None
