@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--work", required=True, type=Path)
     parser.add_argument("--base-steps", type=int, default=600)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--lr", type=float, default=2e-4, help="of the adaptation; that of the QLoRA paper")
     parser.add_argument("--hidden", type=int, default=HIDDEN)
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -49,7 +50,7 @@ def train_base(given: argparse.Namespace, documents: Path) -> Path:
         given.work / "base",
         *shape_of(given),
         *("model.init=random", f"model.tokenizer={given.tokenizer}"),
-        *("peft=none", "quant=none", "optim=adamw", "optim.lr=1e-3", "data=text", f"data.dataset.path={documents}"),
+        *("peft=none", "quant=none", "baseline=false", "optim=adamw", "optim.lr=1e-3", "data=text", f"data.dataset.path={documents}"),
         *("data.packing=true", "data.max_length=1024", "data.batch_size=8", "data.validation_fraction=0.02"),
         *("trainer.max_epochs=-1", f"trainer.max_steps={given.base_steps}"),
     )
@@ -62,12 +63,12 @@ def adapt(given: argparse.Namespace, name: str, base: Path, questions: Path) -> 
         given.work / name,
         *shape_of(given),
         *(*BASES[name], f"model.path={base}", "peft.r=16", "peft.lora_alpha=32", "peft.lora_dropout=0"),
-        *("optim.lr=5e-4", "data=jsonl", f"data.dataset.path={questions}", "data.template.name=alpaca"),
+        *(f"optim.lr={given.lr}", "baseline=true", "data=jsonl", f"data.dataset.path={questions}", "data.template.name=alpaca"),
         *("data.dataset.columns.prompt=question", "data.dataset.columns.completion=answer"),
         *("data.max_length=1024", "data.batch_size=16", "data.validation_fraction=0.15"),
         *("trainer.max_epochs=-1", f"trainer.max_steps={given.steps}"),
     )
-    return {key: metrics["final"][key] for key in ("val/loss", "val/token_accuracy")}
+    return {"val/loss": metrics["final"]["val/loss"], "untrained": metrics["baseline"]["val/loss"]}
 
 
 def shape_of(given: argparse.Namespace) -> list[str]:
@@ -84,7 +85,7 @@ def shape_of(given: argparse.Namespace) -> list[str]:
 
 def fit(folder: Path, *overrides: str) -> dict[str, Any]:
     """metrics.json of a run."""
-    common = ("metrics=none", "baseline=false", "checkpoint.every_n_steps=0", "data.generate_examples=0")
+    common = ("metrics=none", "checkpoint.every_n_steps=0", "data.generate_examples=0")
     command = [sys.executable, "-P", "-m", "ftframe", "fit", "model=llama2", *overrides, *common, "model.compile=false"]
     done = subprocess.run(
         [*command, "data.eval_batch_size=16", f"output_dir={folder}"], capture_output=True, text=True, check=False

@@ -110,19 +110,26 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, scale: Tensor, ones: Tensor) -> Tensor:
         ctx.save_for_backward(weight, scale, ones)
-        values, factors = quantise_rows(input)
-        return _multiply(values, factors, weight, scale.t(), input.dtype)
+        return multiply(*quantise_rows(input), weight, scale.t(), input.dtype)
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
         weight, scale, ones = ctx.saved_tensors
         (gradient,) = outputs
-        values, factors = quantise_rows(gradient * scale.t().to(gradient.dtype))
-        return _multiply(values, factors, weight.t().contiguous(), ones, gradient.dtype), None, None, None
+        scaled = quantise_rows(gradient * scale.t().to(gradient.dtype))
+        return multiply(*scaled, weight.t().contiguous(), ones, gradient.dtype), None, None, None
 
 
-def _multiply(values: Tensor, factors: Tensor, weight: Tensor, weight_factors: Tensor, dtype: torch.dtype) -> Tensor:
+@torch.library.custom_op(
+    "ftframe::multiply_fp8",
+    mutates_args=(),
+    schema="(Tensor values, Tensor factors, Tensor weight, Tensor weight_factors, ScalarType dtype) -> Tensor",
+)
+def multiply(values: Tensor, factors: Tensor, weight: Tensor, weight_factors: Tensor, dtype: torch.dtype) -> Any:
     """`(values * factors) @ (weight * weight_factors.t()).t()`.
+
+    The compiler of torch 2.11 takes what `torch._scaled_mm` returns on a GPU for something without a gradient, and
+    gives the layer's input none; into an operator of another library it does not look.
 
     Args:
         values: FP8, [rows, inner].
@@ -131,12 +138,20 @@ def _multiply(values: Tensor, factors: Tensor, weight: Tensor, weight_factors: T
         weight_factors: [1, columns].
         dtype: Of the result.
     """
-    if values.is_cuda:
-        product = torch._scaled_mm(
-            values, weight.t(), scale_a=factors, scale_b=weight_factors, out_dtype=torch.bfloat16, use_fast_accum=True
-        )
-        return product.to(dtype)
     return ((values.float() @ weight.float().t()) * factors * weight_factors).to(dtype)
+
+
+@multiply.register_kernel("cuda")
+def _(values: Tensor, factors: Tensor, weight: Tensor, weight_factors: Tensor, dtype: torch.dtype) -> Any:
+    product = torch._scaled_mm(
+        values, weight.t(), scale_a=factors, scale_b=weight_factors, out_dtype=torch.bfloat16, use_fast_accum=True
+    )
+    return product.to(dtype)
+
+
+@multiply.register_fake
+def _(values: Tensor, factors: Tensor, weight: Tensor, weight_factors: Tensor, dtype: torch.dtype) -> Any:
+    return values.new_empty(values.shape[0], weight.shape[0], dtype=dtype)
 
 
 def quantise_linear_layers(model: nn.Module, keep: set[str], device: torch.device) -> None:
@@ -191,7 +206,8 @@ def compiles_rightly(device: torch.device) -> bool:
     linear = nn.Linear(64, 128, bias=False, device=device, dtype=torch.bfloat16)
     layer = Fp8Linear.of(linear)
     generator = torch.Generator().manual_seed(0)
-    input, gradient = (torch.randn(32, n, generator=generator).to(device, torch.bfloat16) for n in (64, 128))
+    values = [torch.randn(32, n, generator=generator, device="cpu") for n in (64, 128)]
+    input, gradient = (each.to(device, torch.bfloat16) for each in values)
     results = []
     for function in (layer, compiled(layer.forward)):
         leaf = input.clone().requires_grad_()
