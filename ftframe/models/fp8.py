@@ -110,7 +110,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, scale: Tensor, ones: Tensor) -> Tensor:
         ctx.save_for_backward(weight, scale, ones)
-        return multiply(*quantise_rows(input), weight, scale.t(), input.dtype)
+        product: Tensor = multiply(*quantise_rows(input), weight, scale.t(), input.dtype)
+        return product
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
