@@ -115,7 +115,9 @@ def run_own(name: str, cell: Any, given: argparse.Namespace) -> dict[str, Any]:
         return {"trouble": trouble}
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     planned = next((line for line in output.splitlines() if "planned peak" in line), "")
-    return {**{key: metrics[key] for key in FIGURES if key in metrics}, "planned": planned.strip()}
+    uncompiled = [line.strip() for line in output.splitlines() if "uncompiled" in line]  # which is slower
+    warning = {"warning": uncompiled[0]} if uncompiled else {}
+    return {**{key: metrics[key] for key in FIGURES if key in metrics}, "planned": planned.strip(), **warning}
 
 
 def own_overrides(cell: Own, given: argparse.Namespace) -> Iterator[str]:
@@ -187,13 +189,15 @@ def weights_of(shape: str, given: argparse.Namespace) -> Path:
 
 
 def finished(command: list[str], seconds: int, *, path: str = "") -> tuple[str, str]:
-    """Output of a command, and the end of its errors if it failed; packages in `path` come before all others."""
+    """Output of a command, and the end of it if it failed; packages in `path` come before all others."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, os.environ.get("PYTHONPATH")]))}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, env=environment
+        )
     except subprocess.TimeoutExpired:
         return "", f"not done after {seconds} s"
-    return done.stdout, (done.stdout[-1000:] + done.stderr[-3000:]) if done.returncode else ""
+    return done.stdout, done.stdout[-4000:] if done.returncode else ""
 
 
 if __name__ == "__main__":
