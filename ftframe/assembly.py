@@ -23,6 +23,7 @@ from ftframe.models.compilable_4bit import let_compiler_see
 from ftframe.models.compiling import COMPILER_ERRORS, give_up_compiling
 from ftframe.models.fp8 import compiles_rightly
 from ftframe.models.isolation import check_isolation
+from ftframe.models.lora_stacks import stack_lora_layers
 from ftframe.models.memory import arrange_memory
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision
@@ -151,6 +152,7 @@ def build_model(cfg: Any, precision: Precision, engine: Engine, attention: str, 
             _check_isolation(model, automatic=cfg.model.attn_implementation == AUTO)
     if engine.compiles:
         let_compiler_see(model)
+        stack_lora_layers(model)
         _check_compiler(cfg, quantization_config, device)
     arrange_memory(model, engine.memory, compiles=engine.compiles, share=engine.share)
     return model.train()  # from_pretrained leaves dropout and checkpointing off

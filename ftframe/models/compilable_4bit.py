@@ -44,10 +44,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
         (gradient,), (packed,) = outputs, ctx.saved_tensors
-        # All bits are kept, and the compiler does not see that these are the weights of the forward pass: it would keep
-        # them from there, unpacked.
-        again = packed.view(torch.uint8) & 255
-        return gradient @ dequantised(again, ctx.state, gradient.dtype), None, None
+        return gradient @ dequantised_again(packed, ctx.state, gradient.dtype), None, None
 
 
 def dequantised(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor:
@@ -66,6 +63,15 @@ def dequantised(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor
         codes = F.pad(codes, (0, missing))
     values: Tensor = state.code[codes.view(-1, state.blocksize).int()] * _scales(state)[:, None]
     return values.to(dtype).flatten()[: state.shape.numel()].view(state.shape)
+
+
+def dequantised_again(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor:
+    """As `dequantised`, in a backward pass.
+
+    All bits are kept, and the compiler does not see that these are the weights of the forward pass: it would keep them
+    from there, unpacked.
+    """
+    return dequantised(packed.view(torch.uint8) & 255, state, dtype)
 
 
 def _scales(state: Any) -> Tensor:

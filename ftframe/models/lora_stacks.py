@@ -1,0 +1,158 @@
+"""LoRA over 4-bit layers as a part of their own matrix products.
+
+Beside the weights W [out, in] of a layer, those of an adapter, A [r, in] and B [out, r], are narrow, but to multiply by
+them alone reads and writes whole activations, and so costs more than their arithmetic. W is unpacked anew for each
+product, and what is unpacked can have B to its right: with low = x A', the layer's output is [x low] [W sB]', added up
+before it is rounded. Layers that read the same x (q, k and v; gate and up) have their A below each other, as one.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the field's own abbreviation)
+from bitsandbytes.functional import QuantState
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+
+from ftframe.models.adapter_compute import CastingLinear
+from ftframe.models.compilable_4bit import CompilableLinear4bit, dequantised, dequantised_again
+
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Names, in models of transformers, of layers that are given the same input one after the other."""
+
+_ALIGNED = 64
+"""Numbers that a row's length in memory is a multiple of: matrix products read whole lines."""
+
+
+def stack_lora_layers(model: nn.Module) -> None:
+    """Have the compiler see each plain LoRA layer over a 4-bit layer as one product, and the A of one input as one.
+
+    Uncompiled, and for any other layer, nothing changes.
+    """
+    # What a stack remembers between its layers is forgotten when the last was called, and so need not be done again
+    # where a checkpoint computes them again.
+    torch._dynamo.config.skip_fwd_side_effects_in_bwd_under_checkpoint = True
+    for parent in model.modules():
+        layers = {name: layer for name, layer in parent.named_children() if _can_stack(layer)}
+        for names in TOGETHER:
+            if all(name in layers for name in names) and len({layers[name].in_features for name in names}) == 1:
+                _Stack([layers.pop(name) for name in names])
+        for layer in layers.values():
+            _Stack([layer])
+
+
+def _can_stack(layer: Any) -> bool:
+    if not isinstance(layer, LoraLayer) or type(layer.get_base_layer()) is not CompilableLinear4bit:
+        return False
+    matrices = [*layer.lora_A.values(), *layer.lora_B.values()]
+    plain = len(matrices) == 2 and all(type(part) is CastingLinear and part.bias is None for part in matrices)
+    return plain and not layer.lora_variant
+
+
+class _Stack:
+    """Layers with the same input, one of which may be all there are.
+
+    Attributes:
+        layers: In the order in which they are called.
+        input: What `low` was computed of, until the last layer has used it.
+        low: The inputs of every B next to each other, [..., sum of r].
+    """
+
+    def __init__(self, layers: list[Any]) -> None:
+        self.layers = layers
+        self.input: Tensor | None = None
+        self.low: Tensor | None = None
+        for place, layer in enumerate(layers):
+            layer.stack, layer.place = self, place
+            kind: type = type(layer)
+            layer.__class__ = _stacked(kind)
+
+    def takes(self, input: Tensor) -> bool:
+        """Whether every layer has its one adapter switched on, and multiplies in the input's type."""
+        return all(
+            not layer.merged
+            and not layer.disable_adapters
+            and list(layer.lora_A) == layer.active_adapters
+            and layer.base_layer.compute_dtype == input.dtype
+            for layer in self.layers
+        )
+
+    def output(self, place: int, input: Tensor) -> Tensor:
+        """Of one layer, [..., out]."""
+        if self.input is not input:
+            self.input, self.low = input, self._low(input)
+        base, low, up = self.layers[place].base_layer, self.low, self._up(place, input.dtype)
+        if place == len(self.layers) - 1:
+            self.input = self.low = None
+        joins = len(self.layers) > 1  # otherwise to put the inputs beside each other would move more than it saves
+        output: Tensor = _Product.apply(input, low, up, base.weight, base.weight.quant_state, joins)  # type: ignore[no-untyped-call]
+        return output if base.bias is None else output + base.bias.to(output.dtype)
+
+    def _low(self, input: Tensor) -> Tensor:
+        downs = [layer.lora_A[layer.active_adapters[0]].weight.to(input.dtype) for layer in self.layers]
+        dropouts = [layer.lora_dropout[layer.active_adapters[0]] for layer in self.layers]
+        if all(isinstance(dropout, nn.Identity) for dropout in dropouts):
+            return F.linear(input, torch.cat(downs))
+        pairs = zip(dropouts, downs, strict=True)
+        return torch.cat([F.linear(dropout(input), down) for dropout, down in pairs], -1)
+
+    def _up(self, place: int, dtype: torch.dtype) -> Tensor:
+        """The B of a layer, scaled, and zeros where the others have theirs, [out, sum of r]."""
+        layer = self.layers[place]
+        name = layer.active_adapters[0]
+        ranks = [other.r[other.active_adapters[0]] for other in self.layers]
+        up = (layer.lora_B[name].weight * layer.scaling[name]).to(dtype)
+        return F.pad(up, (sum(ranks[:place]), sum(ranks[place + 1 :])))
+
+
+@cache
+def _stacked(kind: type) -> type:
+    """PEFT's layer, which computes as a part of its stack while it is compiled."""
+
+    class Stacked(kind):  # type: ignore[misc]
+        def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling() and not args and not kwargs and self.stack.takes(x):
+                return self.stack.output(self.place, x)
+            return super().forward(x, *args, **kwargs)
+
+    Stacked.__name__ = Stacked.__qualname__ = kind.__name__
+    return Stacked
+
+
+class _Product(torch.autograd.Function):
+    """[input low] [weight up]', [..., out]; the weight is unpacked anew in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, low: Tensor, up: Tensor, packed: Tensor, state: QuantState, joins: bool
+    ) -> Tensor:
+        ctx.save_for_backward(low, up, packed)
+        ctx.state = state
+        weight = dequantised(packed, state, input.dtype)
+        if joins:
+            return F.linear(torch.cat([input, low], -1), beside(weight, up))
+        return F.linear(input, weight) + F.linear(low, up)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Any) -> Any:
+        (gradient,), (low, up, packed) = outputs, ctx.saved_tensors
+        of_up = gradient.flatten(0, -2).t() @ low.flatten(0, -2)
+        weight = dequantised_again(packed, ctx.state, gradient.dtype)
+        return gradient @ weight, gradient @ up, of_up, None, None, None
+
+
+def beside(left: Tensor, right: Tensor) -> Tensor:
+    """`torch.cat([left, right], 1)` of matrices, each of which is written where it belongs.
+
+    What the compiler makes of `cat` computes both for each number, and takes one of them; and so for an assignment to a
+    slice. Into a view by strides it writes one alone.
+    """
+    columns = left.shape[1] + right.shape[1]
+    stride = -(-columns // _ALIGNED) * _ALIGNED
+    out = left.new_empty(left.shape[0], stride)
+    out.as_strided(left.shape, (stride, 1), 0).copy_(left)
+    out.as_strided(right.shape, (stride, 1), left.shape[1]).copy_(right)
+    return out[:, :columns]

@@ -1,0 +1,151 @@
+import pytest
+import torch
+import torch._dynamo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
+from transformers import BitsAndBytesConfig
+
+from ftframe.models import compiling
+from ftframe.models.adapter import attach_adapter
+from ftframe.models.compilable_4bit import let_compiler_see
+from ftframe.models.lora_stacks import beside, stack_lora_layers
+from ftframe.models.memory import arrange_memory
+from ftframe.models.random_init import random_model
+
+CPU = torch.device("cpu")
+NF4 = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype=torch.float32,
+)
+
+
+@pytest.fixture(autouse=True)
+def _without_kernels(monkeypatch):
+    torch.compiler.reset()
+    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")
+
+
+def build(shape, *, quant=NF4, stacked=True, **options):
+    shape.use_cache = False
+    base = random_model(shape, dtype=torch.float32, quantization_config=quant, device=CPU)
+    torch.manual_seed(0)
+    defaults = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", "init_lora_weights": False}
+    model = attach_adapter(base, LoraConfig(**{**defaults, **options}), base_path="none", in_float32=True).train()
+    let_compiler_see(model)
+    if stacked:
+        stack_lora_layers(model)
+    return model
+
+
+def stacks_of(model):
+    return {id(m.stack): m.stack for m in model.modules() if hasattr(m, "stack")}.values()
+
+
+def logits_and_gradients(model, batch):
+    torch.manual_seed(1)  # of the dropout
+    output = model(**batch)
+    output.loss.backward()
+    return output.logits.detach(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+def biases(shape):
+    shape.attention_bias = shape.mlp_bias = True
+
+
+def grouped_queries(shape):
+    shape.num_key_value_heads = 1
+
+
+def as_it_is(shape):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "memory"),
+    [
+        (as_it_is, {}, "none"),
+        (as_it_is, {}, "checkpoint"),
+        (as_it_is, {}, "offload"),
+        (as_it_is, {"lora_dropout": 0.3}, "none"),
+        (as_it_is, {"use_rslora": True, "rank_pattern": {"k_proj": 2}}, "none"),
+        (as_it_is, {"target_modules": ["q_proj", "v_proj", "down_proj"]}, "none"),
+        (grouped_queries, {}, "none"),
+        (biases, {}, "none"),
+    ],
+    ids=["plain", "checkpoint", "offload", "dropout", "ranks", "some", "gqa", "biases"],
+)
+def test_compiled_it_gives_pefts_logits_and_gradients(shape, batch, change, options, memory):
+    change(shape)
+    shape.num_hidden_layers = 2
+    expected, gradients = logits_and_gradients(build(shape, stacked=False, **options), batch)
+    model = build(shape, **options)
+    arrange_memory(model, memory, compiles=True)
+    found, own = logits_and_gradients(model.train(), batch)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert own.keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        assert gradient.abs().sum() > 0, name
+        assert (own[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+    assert all(stack.input is None and stack.low is None for stack in stacks_of(model))
+
+
+def test_layers_with_one_input_are_one_stack(shape):
+    stacks = stacks_of(build(shape))
+    sizes = sorted(len(stack.layers) for stack in stacks)
+    assert sizes == sorted([3, 2, 1, 1] * shape.num_hidden_layers)
+
+
+def test_uncompiled_nothing_changes(shape, batch):
+    expected, gradients = logits_and_gradients(build(shape, stacked=False), batch)
+    found, own = logits_and_gradients(build(shape), batch)
+    assert torch.equal(found, expected)
+    assert all(torch.equal(own[name], gradients[name]) for name in gradients)
+
+
+def test_compiled_one_graph_serves_all_layers(shape, batch):
+    shape.num_hidden_layers = 4
+    model = build(shape)
+    compiling.compile_layers(model)
+    torch._dynamo.utils.counters.clear()
+    logits_and_gradients(model, batch)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2  # of the first one the input needs no gradient
+
+
+def test_an_adapter_that_is_switched_off_is_left_out(shape, batch):
+    plain, model = build(shape, stacked=False), build(shape)
+    compiling.compile_layers(model)
+    with torch.no_grad(), plain.disable_adapter(), model.disable_adapter():
+        assert torch.allclose(model(**batch).logits, plain(**batch).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("quant", "options"), [(None, {}), (NF4, {"use_dora": True}), (NF4, {"lora_bias": True})], ids=str
+)
+def test_other_layers_are_left_alone(shape, quant, options):
+    if "lora_bias" in options:
+        biases(shape)
+    before = [(name, type(m)) for name, m in build(shape, quant=quant, stacked=False, **options).named_modules()]
+    model = build(shape, quant=quant, **options)
+    assert [(name, type(module)) for name, module in model.named_modules()] == before
+    assert not stacks_of(model)
+
+
+def test_layers_stay_pefts_own(shape, batch):
+    """What saves, merges or switches adapters goes by type."""
+    plain, model = build(shape, stacked=False), build(shape)
+    kinds = [type(module) for module in plain.modules() if isinstance(module, LoraLayer)]
+    own = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    assert len(own) == 7 * shape.num_hidden_layers
+    assert all(isinstance(module, kind) for module, kind in zip(own, kinds, strict=True))
+    assert list(model.state_dict()) == list(plain.state_dict())
+
+
+@settings(max_examples=30)
+@given(rows=st.integers(1, 9), left=st.integers(1, 130), right=st.integers(1, 70))
+def test_beside_is_cat(rows, left, right):
+    parts = torch.randn(rows, left), torch.randn(rows, right)
+    assert torch.equal(beside(*parts), torch.cat(parts, 1))
