@@ -251,7 +251,7 @@ def pefts_own(model: Any, config: LlamaConfig, device: torch.device) -> Any:
     """The same weights, the base in bfloat16, in PEFT's own layers."""
     plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").to(device)
     plain.load_state_dict({k: v for k, v in base_weights(model).items() if k in plain.state_dict()}, strict=True)
-    theirs = get_peft_model(plain, copy.deepcopy(adapter()))
+    theirs: Any = get_peft_model(plain, copy.deepcopy(adapter()))
     fill(theirs)
     return theirs.train()
 
