@@ -1,9 +1,10 @@
-"""LoRA over 4-bit layers as a part of their own matrix products.
+"""LoRA over 4-bit layers that read the same input (q, k and v; gate and up) as a part of their own matrix products.
 
 Beside the weights W [out, in] of a layer, those of an adapter, A [r, in] and B [out, r], are narrow, but to multiply by
 them alone reads and writes whole activations, and so costs more than their arithmetic. W is unpacked anew for each
 product, and what is unpacked can have B to its right: with low = x A', the layer's output is [x low] [W sB]', added up
-before it is rounded. Layers that read the same x (q, k and v; gate and up) have their A below each other, as one.
+before it is rounded. The layers have their A below each other, as one. For a layer alone, to put x and low beside each
+other would move more than it saves: it stays as PEFT has it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _ALIGNED = 64
 
 
 def stack_lora_layers(model: nn.Module) -> None:
-    """Have the compiler see each plain LoRA layer over a 4-bit layer as one product, and the A of one input as one.
+    """Have the compiler see plain LoRA layers over 4-bit layers that read one input as a stack.
 
     Uncompiled, and for any other layer, nothing changes.
     """
@@ -39,9 +40,7 @@ def stack_lora_layers(model: nn.Module) -> None:
         layers = {name: layer for name, layer in parent.named_children() if _can_stack(layer)}
         for names in TOGETHER:
             if all(name in layers for name in names) and len({layers[name].in_features for name in names}) == 1:
-                _Stack([layers.pop(name) for name in names])
-        for layer in layers.values():
-            _Stack([layer])
+                _Stack([layers[name] for name in names])
 
 
 def _can_stack(layer: Any) -> bool:
@@ -53,16 +52,18 @@ def _can_stack(layer: Any) -> bool:
 
 
 class _Stack:
-    """Layers with the same input, one of which may be all there are.
+    """Layers with the same input.
 
     Attributes:
         layers: In the order in which they are called.
+        adapter: The name of the one that each has.
         input: What `low` was computed of, until the last layer has used it.
         low: The inputs of every B next to each other, [..., sum of r].
     """
 
     def __init__(self, layers: list[Any]) -> None:
         self.layers = layers
+        (self.adapter,) = layers[0].lora_A
         self.input: Tensor | None = None
         self.low: Tensor | None = None
         for place, layer in enumerate(layers):
@@ -75,7 +76,7 @@ class _Stack:
         return all(
             not layer.merged
             and not layer.disable_adapters
-            and list(layer.lora_A) == layer.active_adapters
+            and list(layer.lora_A) == layer.active_adapters == [self.adapter]
             and layer.base_layer.compute_dtype == input.dtype
             for layer in self.layers
         )
@@ -87,13 +88,12 @@ class _Stack:
         base, low, up = self.layers[place].base_layer, self.low, self._up(place, input.dtype)
         if place == len(self.layers) - 1:
             self.input = self.low = None
-        joins = len(self.layers) > 1  # otherwise to put the inputs beside each other would move more than it saves
-        output: Tensor = _Product.apply(input, low, up, base.weight, base.weight.quant_state, joins)  # type: ignore[no-untyped-call]
+        output: Tensor = _Product.apply(input, low, up, base.weight, base.weight.quant_state)  # type: ignore[no-untyped-call]
         return output if base.bias is None else output + base.bias.to(output.dtype)
 
     def _low(self, input: Tensor) -> Tensor:
-        downs = [layer.lora_A[layer.active_adapters[0]].weight.to(input.dtype) for layer in self.layers]
-        dropouts = [layer.lora_dropout[layer.active_adapters[0]] for layer in self.layers]
+        downs = [layer.lora_A[self.adapter].weight.to(input.dtype) for layer in self.layers]
+        dropouts = [layer.lora_dropout[self.adapter] for layer in self.layers]
         if all(isinstance(dropout, nn.Identity) for dropout in dropouts):
             return F.linear(input, torch.cat(downs))
         pairs = zip(dropouts, downs, strict=True)
@@ -102,9 +102,8 @@ class _Stack:
     def _up(self, place: int, dtype: torch.dtype) -> Tensor:
         """The B of a layer, scaled, and zeros where the others have theirs, [out, sum of r]."""
         layer = self.layers[place]
-        name = layer.active_adapters[0]
-        ranks = [other.r[other.active_adapters[0]] for other in self.layers]
-        up = (layer.lora_B[name].weight * layer.scaling[name]).to(dtype)
+        ranks = [other.r[self.adapter] for other in self.layers]
+        up = (layer.lora_B[self.adapter].weight * layer.scaling[self.adapter]).to(dtype)
         return F.pad(up, (sum(ranks[:place]), sum(ranks[place + 1 :])))
 
 
@@ -126,22 +125,18 @@ class _Product(torch.autograd.Function):
     """[input low] [weight up]', [..., out]; the weight is unpacked anew in the backward pass."""
 
     @staticmethod
-    def forward(
-        ctx: Any, input: Tensor, low: Tensor, up: Tensor, packed: Tensor, state: QuantState, joins: bool
-    ) -> Tensor:
+    def forward(ctx: Any, input: Tensor, low: Tensor, up: Tensor, packed: Tensor, state: QuantState) -> Tensor:
         ctx.save_for_backward(low, up, packed)
         ctx.state = state
         weight = dequantised(packed, state, input.dtype)
-        if joins:
-            return F.linear(torch.cat([input, low], -1), beside(weight, up))
-        return F.linear(input, weight) + F.linear(low, up)
+        return F.linear(torch.cat([input, low], -1), beside(weight, up))
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
         (gradient,), (low, up, packed) = outputs, ctx.saved_tensors
         of_up = gradient.flatten(0, -2).t() @ low.flatten(0, -2)
         weight = dequantised_again(packed, ctx.state, gradient.dtype)
-        return gradient @ weight, gradient @ up, of_up, None, None, None
+        return gradient @ weight, gradient @ up, of_up, None, None
 
 
 def beside(left: Tensor, right: Tensor) -> Tensor:

@@ -93,10 +93,13 @@ def test_compiled_it_gives_pefts_logits_and_gradients(shape, batch, change, opti
     assert all(stack.input is None and stack.low is None for stack in stacks_of(model))
 
 
-def test_layers_with_one_input_are_one_stack(shape):
-    stacks = stacks_of(build(shape))
-    sizes = sorted(len(stack.layers) for stack in stacks)
-    assert sizes == sorted([3, 2, 1, 1] * shape.num_hidden_layers)
+def test_layers_with_one_input_are_one_stack_and_the_others_pefts_own(shape):
+    plain, model = build(shape, stacked=False), build(shape)
+    sizes = sorted(len(stack.layers) for stack in stacks_of(model))
+    assert sizes == sorted([3, 2] * shape.num_hidden_layers)
+    pairs = zip(plain.modules(), model.modules(), strict=True)
+    alone = [type(own) is type(pefts) for pefts, own in pairs if isinstance(own, LoraLayer)]
+    assert alone.count(True) == 2 * shape.num_hidden_layers
 
 
 def test_uncompiled_nothing_changes(shape, batch):
