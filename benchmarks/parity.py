@@ -3,7 +3,8 @@
 A Llama of few layers and true width, random weights, an adapter whose matrices are both not zero. For each way to
 compute, the loss and the gradient of every adapter matrix are held against float32, uncompiled, on the same weights, of
 which the quantised ones are unpacked by bitsandbytes itself. At most 1e-3 of the loss and 2e-2 of a gradient's norm may
-differ. Packed examples are held against the same examples padded, and 20 steps against PEFT under autocast.
+differ, or as much of the latter as PEFT's own layers are off under autocast, which is measured first. Packed examples
+are held against the same examples padded, and 20 steps against PEFT under autocast.
 """
 
 from __future__ import annotations
