@@ -107,17 +107,16 @@ def main() -> None:
 
 
 def run_own(name: str, cell: Any, given: argparse.Namespace) -> dict[str, Any]:
-    """The figures of a run of ftframe, and what it had planned."""
+    """The figures of a run of ftframe, what it had planned, and its warning if it went on uncompiled."""
     folder = given.work / "runs" / name.replace(" ", "_").replace(",", "")
     overrides = [*own_overrides(cell, given), f"output_dir={folder}"]
     output, trouble = finished([sys.executable, "-P", "-m", "ftframe", "fit", *overrides], cell.seconds)
     if trouble:
         return {"trouble": trouble}
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    planned = next((line for line in output.splitlines() if "planned peak" in line), "")
-    uncompiled = [line.strip() for line in output.splitlines() if "uncompiled" in line]  # which is slower
-    warning = {"warning": uncompiled[0]} if uncompiled else {}
-    return {**{key: metrics[key] for key in FIGURES if key in metrics}, "planned": planned.strip(), **warning}
+    said = {"planned": "planned peak", "warning": " uncompiled, "}
+    lines = {key: line.strip() for key, words in said.items() for line in output.splitlines() if words in line}
+    return {**{key: metrics[key] for key in FIGURES if key in metrics}, **lines}
 
 
 def own_overrides(cell: Own, given: argparse.Namespace) -> Iterator[str]:
