@@ -19,8 +19,9 @@ os.environ.setdefault("UNSLOTH_DISABLE_STATISTICS", "1")
 
 GIBIBYTE = 2**30
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-STACKS = ("trl", "unsloth", "unsloth-kept")
-"""TRL with its defaults; Unsloth with its own checkpointing, and with all activations kept."""
+STACKS = ("trl", "trl-prepared", "unsloth", "unsloth-kept")
+"""TRL with its defaults, and with a base prepared as PEFT's guide to quantisation does; Unsloth with its own
+checkpointing, and with all activations kept."""
 
 ROWS, ACCUMULATION = 2, 4
 """Examples of a micro-batch, and micro-batches of a step, with real lengths: what Unsloth's notebooks use."""
@@ -38,11 +39,11 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=5)
     parser.add_argument("--steps", type=int, default=15)
     given = parser.parse_args()
-    model, tokenizer = (load_trl if given.stack == "trl" else load_unsloth)(given)
+    model, tokenizer = (load_trl if given.stack.startswith("trl") else load_unsloth)(given)
     import torch
 
     torch.cuda.reset_peak_memory_stats()
-    if given.gsm8k or given.stack == "trl":
+    if given.gsm8k or given.stack.startswith("trl"):
         seconds, tokens = train_by_trainer(model, tokenizer, given)
     else:
         seconds, tokens = train_by_loop(model, given)
@@ -83,6 +84,7 @@ def load_unsloth(given: argparse.Namespace) -> tuple[Any, Any]:
 def load_trl(given: argparse.Namespace) -> tuple[Any, Any]:
     """As the documentation of PEFT and TRL does; the trainer attaches the adapter."""
     import torch
+    from peft import prepare_model_for_kbit_training
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     quantisation = BitsAndBytesConfig(
@@ -94,6 +96,8 @@ def load_trl(given: argparse.Namespace) -> tuple[Any, Any]:
     model = AutoModelForCausalLM.from_pretrained(
         given.base, quantization_config=quantisation, dtype=torch.bfloat16, device_map={"": 0}
     )
+    if given.stack == "trl-prepared":
+        model = prepare_model_for_kbit_training(model, gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, AutoTokenizer.from_pretrained(given.base)
 
 
@@ -169,7 +173,7 @@ def train_by_trainer(model: Any, tokenizer: Any, given: argparse.Namespace) -> t
         args=config,
         train_dataset=Dataset.from_dict({"input_ids": ids}),
         processing_class=tokenizer,
-        peft_config=adapter if given.stack == "trl" else None,
+        peft_config=adapter if given.stack.startswith("trl") else None,
         callbacks=[Clock()],
     )
     trainer.train()

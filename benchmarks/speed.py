@@ -75,6 +75,7 @@ CELLS: dict[str, Own | tuple[str, ...]] = {
     "unsloth keep": ("unsloth-kept",),
     "unsloth": ("unsloth",),
     "trl": ("trl",),
+    "trl prepared": ("trl-prepared",),
     "unsloth gsm8k": ("unsloth", "--gsm8k", "{gsm8k}"),
     "unsloth keep gsm8k": ("unsloth-kept", "--gsm8k", "{gsm8k}"),
     "trl gsm8k": ("trl", "--gsm8k", "{gsm8k}"),

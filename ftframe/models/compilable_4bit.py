@@ -47,13 +47,15 @@ class _Product(torch.autograd.Function):
         return gradient @ dequantised_again(packed, ctx.state, gradient.dtype), None, None
 
 
-def dequantised(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor:
+def dequantised(packed: Tensor, state: QuantState, dtype: torch.dtype, *, by_row: bool = False) -> Tensor:
     """Weights of 4 bits in another type, [out_features, in_features]: a code's value times the scale of its block.
 
     Args:
         packed: The codes, two a byte, the first one in the upper half.
         state: Their scales and values, in bitsandbytes' own form.
         dtype: Of the result.
+        by_row: Whether each row is going to be written to a place of its own. Then places in memory are best computed
+            from a row and a column; otherwise that takes a quarter longer than from a place in the whole.
     """
     pairs = packed.view(torch.uint8).flatten()
     shifts = torch.arange(4, -1, -4, dtype=torch.uint8, device=pairs.device)  # computed where it is used, no table
@@ -61,6 +63,8 @@ def dequantised(packed: Tensor, state: QuantState, dtype: torch.dtype) -> Tensor
     missing = -len(codes) % state.blocksize  # of the last block, where the weights do not fill it
     if missing:
         codes = F.pad(codes, (0, missing))
+    if by_row and not state.shape[1] % state.blocksize:
+        return (state.code[codes.view(state.shape).int()] * _scales_by_row(state)).to(dtype)
     values: Tensor = state.code[codes.view(-1, state.blocksize).int()] * _scales(state)[:, None]
     return values.to(dtype).flatten()[: state.shape.numel()].view(state.shape)
 
@@ -83,6 +87,13 @@ def _scales(state: Any) -> Tensor:
     of_blocks = outer.absmax.repeat_interleave(outer.blocksize)[: len(scales)]
     unpacked: Tensor = outer.code[scales.int()] * of_blocks + state.offset
     return unpacked
+
+
+def _scales_by_row(state: Any) -> Tensor:
+    """Of each weight, [out_features, in_features], where blocks end as rows do."""
+    rows, columns = state.shape
+    scales = _scales(state).view(rows, -1, 1)
+    return scales.expand(rows, columns // state.blocksize, state.blocksize).reshape(rows, columns)
 
 
 def let_compiler_see(model: nn.Module) -> None:

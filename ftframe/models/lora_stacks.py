@@ -128,7 +128,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, low: Tensor, up: Tensor, packed: Tensor, state: QuantState) -> Tensor:
         ctx.save_for_backward(low, up, packed)
         ctx.state = state
-        weight = dequantised(packed, state, input.dtype)
+        weight = dequantised(packed, state, input.dtype, by_row=True)
         return F.linear(torch.cat([input, low], -1), beside(weight, up))
 
     @staticmethod

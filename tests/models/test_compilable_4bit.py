@@ -51,17 +51,32 @@ def layer_of(config, *, bias=False, rows=96, columns=128):
     blocksize=st.sampled_from([64, 128, 256]),
     rows=st.integers(1, 40),
     columns=st.one_of(st.integers(1, 100), st.sampled_from([64, 128, 512])),
+    by_row=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_dequantised_is_bitsandbytes_own_bit_for_bit(kind, nested, dtype, blocksize, rows, columns, seed):
+def test_dequantised_is_bitsandbytes_own_bit_for_bit(kind, nested, dtype, blocksize, rows, columns, by_row, seed):
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)).to(dtype)
     packed, state = quantize_4bit(weight, blocksize=blocksize, compress_statistics=nested, quant_type=kind)
-    found = dequantised(packed, state, dtype)
+    found = dequantised(packed, state, dtype, by_row=by_row)
     assert found.shape == weight.shape
     assert found.dtype == dtype
     with eagerly():  # of some shapes bitsandbytes makes a kernel by the compiler
         expected = dequantize_4bit(packed, state)  # the other way round where there is one byte alone
         assert torch.equal(found, expected.view(found.shape))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("by_row", [True, False], ids=["by row", "whole"])
+@pytest.mark.parametrize(("rows", "columns"), [(4096, 4096), (4096, 11008)], ids=str)
+def test_compiled_for_a_gpu_it_is_off_by_one_rounding_in_a_hundred_thousand(rows, columns, by_row):
+    """The compiler adds a block's offset to a product that it has not rounded."""
+    weight = 0.02 * torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
+    packed, state = quantize_4bit(weight.cuda().bfloat16(), compress_statistics=True, quant_type="nf4")
+    found = torch.compile(partial(dequantised, by_row=by_row), fullgraph=True)(packed, state, torch.bfloat16)
+    expected = dequantize_4bit(packed, state)
+    assert (found != expected).sum() <= 1e-5 * found.numel()
+    assert torch.allclose(found, expected, rtol=torch.finfo(torch.bfloat16).eps, atol=0)
 
 
 @pytest.mark.parametrize("storage", [torch.bfloat16, torch.float32], ids=str)

@@ -14,6 +14,7 @@ from ftframe.models.adapter import attach_adapter
 from ftframe.models.causal_attention import CAUSAL, register_causal_attention
 from ftframe.models.compilable_4bit import let_compiler_see
 from ftframe.models.fp8 import Fp8Config
+from ftframe.models.lora_stacks import stack_lora_layers
 from ftframe.models.module import CausalLMModule
 from ftframe.models.output_head import frozen_head
 from ftframe.models.random_init import random_model
@@ -191,6 +192,7 @@ def test_a_gpu_is_not_waited_for(shape, make, attention, quant, compiles):
     def build_model(device):
         model = build(shape, attention, quant, device)
         let_compiler_see(model)
+        stack_lora_layers(model)
         if compiles:
             compiling.compile_layers(model)
         return model
