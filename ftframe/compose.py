@@ -122,12 +122,17 @@ def _refuse_keys_of_no_data(command: str, arguments: Sequence[str]) -> None:
 
 def _register() -> None:
     search_path.register()
+    _store_schemas()
+    if not OmegaConf.has_resolver(_RUN_ID):
+        OmegaConf.register_new_resolver(_RUN_ID, new_run_id, use_cache=True)
+
+
+@cache
+def _store_schemas() -> None:
     store = ConfigStore.instance()
     for command, schema in SCHEMAS.items():
         store.store(name=f"{command}_schema", node=schema, provider="ftframe")
     store.store(group="hydra/help", name="ftframe", node=_HELP, provider="ftframe")
-    if not OmegaConf.has_resolver(_RUN_ID):
-        OmegaConf.register_new_resolver(_RUN_ID, new_run_id, use_cache=True)
 
 
 _HELP = {
