@@ -134,8 +134,8 @@ def test_real_gsm8k_with_the_real_tokenizer(environment, shared_data, llama2_fol
     )
     model = ("model=llama2", "model.init=random", f"model.tokenizer={llama2_folder}")
     shape = [f"model.config.{key}" for key in SHAPE]
-    limits = ("data.dataset.limit=400", "data.dataset.validation_limit=32", "data.generate_examples=8")
-    training = (*WHOLE, "trainer.max_steps=20", "optim.lr=3e-3", "data.batch_size=8", *QUIET)
+    limits = ("data.dataset.limit=100", "data.dataset.validation_limit=8", "data.generate_examples=8")
+    training = (*WHOLE, "trainer.max_steps=20", "optim.lr=3e-3", "data.batch_size=2", *QUIET)
     done = environment.run("ftframe", "fit", *data, *model, *shape, *limits, *training, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     run = the_run(tmp_path)
