@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    "bitsandbytes", "hydra._internal.hydra", "lightning.pytorch", "omegaconf", "peft", "rich.live", "torch",
+    "bitsandbytes", "hydra._internal.hydra", "lightning.pytorch", "omegaconf", "optuna", "peft", "rich.live",
+    "sqlalchemy.dialects.sqlite", "torch",
     "torchmetrics", "torchmetrics.text", "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto", "transformers.models.llama.modeling_llama",
 )  # fmt: skip
@@ -40,6 +41,7 @@ class ModuleProcess:
         cwd: Path,
         env: Mapping[str, str] | None = None,
         python: Path | None = None,
+        merged: bool = False,
     ) -> None:
         """Start it.
 
@@ -49,10 +51,12 @@ class ModuleProcess:
             cwd: Where it runs.
             env: All its variables; those of this process if absent.
             python: The interpreter of another environment, whose packages it sees too.
+            merged: Whether what it complains of goes where it prints.
         """
         self.args = [module, *arguments]
         self._files = [tempfile.TemporaryFile(mode="w+", errors="replace") for _ in range(2)]  # noqa: SIM115 it outlives this
         paths = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in self._files]
+        paths = paths[:1] * 2 if merged else paths
         variables = dict(os.environ if env is None else env)
         given = (self.args, os.fspath(cwd), variables, paths, python)
         self._process = _FORKS.Process(target=_run, args=given)
@@ -88,6 +92,10 @@ class ModuleProcess:
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once."""

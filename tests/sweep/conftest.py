@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import ModuleProcess
 
 from .browser import Browser, missing_programs, open_browser
 from .folders import SweepFolder
@@ -95,24 +95,19 @@ def fake_trial(tmp_path_factory: pytest.TempPathFactory) -> str:
 LIGHT = ("metrics=none", "trainer=cpu", "peft=lora")
 """Nothing that makes the check of names import torch."""
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., ModuleProcess]
 
 
 @pytest.fixture
 def start(fake_trial: str, tmp_path: Path) -> Start:
     """Start `ftframe fit -m` with trials that train nothing; the sweep folder is `sweep`."""
 
-    def begin(*overrides: str, **environment: str) -> subprocess.Popen[str]:
+    def begin(*overrides: str, **environment: str) -> ModuleProcess:
         flags = [override for override in overrides if override.startswith("--")]  # which Hydra wants in front
         keys = [override for override in overrides if not override.startswith("--")]
-        return subprocess.Popen(
-            [sys.executable, "-m", "ftframe", "fit", "-m", *flags, *LIGHT, "sweep.dir=sweep", *keys],
-            cwd=tmp_path,
-            env={**os.environ, "FTFRAME_TRIAL_COMMAND": fake_trial, "CUDA_VISIBLE_DEVICES": "", **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        env = {**os.environ, "FTFRAME_TRIAL_COMMAND": fake_trial, "CUDA_VISIBLE_DEVICES": "", **environment}
+        typed = ("fit", "-m", *flags, *LIGHT, "sweep.dir=sweep", *keys)
+        return ModuleProcess("ftframe", *typed, cwd=tmp_path, env=env, merged=True)
 
     return begin
 
