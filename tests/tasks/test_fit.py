@@ -201,7 +201,8 @@ def test_full_fine_tuning_on_real_data_with_the_llama_2_tokenizer(shared_data, t
         f"model.tokenizer={shared_data / 'llama2_tokenizer'}",
         f"data.dataset.path={shared_data / 'gsm8k' / 'train.jsonl'}",
         *("data.dataset.columns.prompt=question", "data.dataset.columns.completion=answer", "data.dataset.limit=100"),
-        *("optim.lr=5e-3", "data.batch_size=2", "data.generate_examples=2", "data.max_new_tokens=4", "trainer.enable_progress_bar=false"),
+        *("data.batch_size=2", "optim.lr=5e-3", "data.generate_examples=2", "data.max_new_tokens=4"),
+        "trainer.enable_progress_bar=false",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
