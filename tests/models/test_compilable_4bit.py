@@ -69,7 +69,7 @@ def test_dequantised_is_bitsandbytes_own_bit_for_bit(kind, nested, dtype, blocks
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("by_row", [True, False], ids=["by row", "whole"])
 @pytest.mark.parametrize(("rows", "columns"), [(4096, 4096), (4096, 11008)], ids=str)
-def test_compiled_for_a_gpu_it_is_off_by_one_rounding_in_a_hundred_thousand(rows, columns, by_row):
+def test_compiled_for_a_gpu_it_is_off_by_one_rounding_in_few_weights(rows, columns, by_row):
     """The compiler adds a block's offset to a product that it has not rounded."""
     weight = 0.02 * torch.randn(rows, columns, generator=torch.Generator().manual_seed(0))
     packed, state = quantize_4bit(weight.cuda().bfloat16(), compress_statistics=True, quant_type="nf4")
