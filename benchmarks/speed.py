@@ -131,7 +131,7 @@ def own_overrides(cell: Own, given: argparse.Namespace) -> Iterator[str]:
         train, validation = full_rows(given)
         yield from ("data=text", f"data.dataset.path={train}", f"data.dataset.validation_path={validation}")
     else:
-        yield from ("data=jsonl", f"data.dataset.path={given.gsm8k}", "data.packing=true", "data.template.name=alpaca")
+        yield from ("data=jsonl", f"data.dataset.path={given.gsm8k}", "data.packing=true", "data.template.name=plain")
         yield from ("data.dataset.columns.prompt=question", "data.dataset.columns.completion=answer")
         yield "data.validation_fraction=0.002"
     yield from cell.overrides[1:]

@@ -182,4 +182,5 @@ def workload_of(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> 
         tokens=tokens,
         optimizer=cfg.optim._target_,
         trust_remote_code=cfg.model.trust_remote_code,
+        accumulates=cfg.trainer.accumulate_grad_batches > 1,
     )

@@ -60,6 +60,7 @@ class Workload:
         tokens: Of the largest micro-batch, padding included.
         optimizer: The `_target_` of the optimizer.
         trust_remote_code: Whether the user trusts the code that the model brings along, if any.
+        accumulates: Whether an optimizer step takes several micro-batches.
     """
 
     size: ModelSize
@@ -69,6 +70,7 @@ class Workload:
     tokens: int
     optimizer: str
     trust_remote_code: bool = False
+    accumulates: bool = False
 
     @property
     def chunks_loss(self) -> bool:
@@ -85,6 +87,7 @@ def workload(
     tokens: int,
     optimizer: str,
     trust_remote_code: bool = False,
+    accumulates: bool = False,
 ) -> Workload:
     """The workload of a run's parts, as the objects of the libraries."""
     size = measure_size(
@@ -95,7 +98,7 @@ def workload(
         adapters_in_float32=precision.adapters_in_float32,
         trust_remote_code=trust_remote_code,
     )
-    return Workload(size, config, peft_config, precision, tokens, optimizer, trust_remote_code)
+    return Workload(size, config, peft_config, precision, tokens, optimizer, trust_remote_code, accumulates)
 
 
 def can_compile(*, on_gpu: bool) -> bool:
@@ -211,6 +214,7 @@ def plan_layout(work: Workload, *, compiles: bool, chunks_loss: bool, share: flo
         budget_per_token=part,
         state_bytes=STATE_BYTES.get(work.optimizer, 8.0),
         feed_forward=getattr(text, "intermediate_size", None) or 4 * work.size.hidden,
+        accumulates=work.accumulates,
     )
 
 

@@ -64,7 +64,8 @@ def dequantised(packed: Tensor, state: QuantState, dtype: torch.dtype, *, by_row
     if missing:
         codes = F.pad(codes, (0, missing))
     if by_row and not state.shape[1] % state.blocksize:
-        return (state.code[codes.view(state.shape).int()] * _scales_by_row(state)).to(dtype)
+        spread: Tensor = state.code[codes.view(state.shape).int()] * _scales_by_row(state)
+        return spread.to(dtype)
     values: Tensor = state.code[codes.view(-1, state.blocksize).int()] * _scales(state)[:, None]
     return values.to(dtype).flatten()[: state.shape.numel()].view(state.shape)
 

@@ -38,6 +38,7 @@ class Footprint:
         activations: Kept for the backward pass.
         loss: Logits and their gradients.
         workspace: What a layer needs while it is at work, unpacked weights among it.
+        accumulates: Whether gradients of the micro-batch before are there from the start.
     """
 
     weights: float
@@ -47,12 +48,15 @@ class Footprint:
     activations: float
     loss: float
     workspace: float
+    accumulates: bool = False
 
     @property
     def total(self) -> float:
         """The peak: gradients grow as activations are let go, and the logits are gone before a layer is at work."""
         standing = self.weights + self.adapter + self.optimizer
         backward = self.activations + max(self.loss, self.workspace)
+        if self.accumulates:
+            return standing + self.gradients + backward
         return standing + max(backward, self.gradients + self.workspace)
 
 
@@ -70,6 +74,7 @@ class Layout:
         budget_per_token: The same with `memory=budget`.
         state_bytes: Of the optimizer, per trained weight.
         feed_forward: Width of the widest projection in a layer.
+        accumulates: Whether an optimizer step takes several micro-batches.
     """
 
     tokens: int
@@ -81,6 +86,7 @@ class Layout:
     budget_per_token: float
     state_bytes: float
     feed_forward: int
+    accumulates: bool = False
 
 
 def estimate(size: ModelSize, layout: Layout) -> Footprint:
@@ -99,6 +105,7 @@ def estimate(size: ModelSize, layout: Layout) -> Footprint:
         activations=_activations(size, layout),
         loss=_loss(size, layout),
         workspace=_workspace(size, layout),
+        accumulates=layout.accumulates,
     )
 
 

@@ -158,6 +158,11 @@ class CausalLMModule(L.LightningModule):
         self.log("train/grad_norm", torch.tensor(norm_value))
         self.log("train/lr", torch.tensor(optimizer.param_groups[0]["lr"]))
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Step, and let go of the gradients, which Lightning would keep while the next batch goes forward."""
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        optimizer.zero_grad()
+
     @property
     def _undone(self) -> float:
         """The factor of a window's mean gradient in what Lightning has made of its sum, times its tokens."""

@@ -56,14 +56,14 @@ class Scene:
 
     def tokens_per_second(self, gpu: Gpu, memory: str) -> float:
         """Expected of a micro-batch of full rows."""
-        quant = nodes.plain(self.cfg.quant) or {}
+        fp8 = _is_fp8(self.cfg)
         step = Step(
             tokens=self.work.tokens,
             length=self.cfg.data.max_length,
             memory=memory,
             compiles=self.layout.compiles,
-            fp8="load_in_fp8" in quant,
-            packed_bits=bool(quant) and "load_in_fp8" not in quant,
+            fp8=fp8,
+            packed_bits=self.cfg.quant is not None and not fp8,
         )
         return self.work.tokens / seconds(self.work.size, step, gpu)
 
@@ -88,6 +88,9 @@ def plan(cfg: Any) -> None:
 
 def _scene(cfg: Any) -> Scene:
     gpu = _gpu(cfg.gpu)
+    if _is_fp8(cfg) and gpu.fp8_tflops is None:
+        able = ", ".join(other.name for other in GPUS.values() if other.fp8_tflops is not None)
+        raise ConfigError(f"quant=fp8: {gpu.name} has no FP8. Use quant=4bit or quant=8bit, or a gpu of: {able}.")
     precision = _precision(cfg)
     spec = assembly.base_spec(cfg)
     if spec.config and not is_local_model(spec.path):
@@ -112,6 +115,10 @@ def _scene(cfg: Any) -> Scene:
     if memory != "auto":
         return scene
     return replace(scene, memory=fastest({name: scene.footprint(name) for name in scene.usable}, _room(gpu)))
+
+
+def _is_fp8(cfg: Any) -> bool:
+    return "load_in_fp8" in (nodes.plain(cfg.quant) or {})
 
 
 def _room(gpu: Gpu) -> float:
@@ -166,12 +173,14 @@ def _largest(scene: Scene, memory: str, gpu: Gpu) -> int:
 def _run_facts(scene: Scene) -> Iterator[tuple[str, Any]]:
     """Tokens, time and disk of the whole run."""
     cfg, size = scene.cfg, scene.work.size
-    per_step = scene.work.tokens * cfg.trainer.accumulate_grad_batches
-    speed = scene.tokens_per_second(scene.gpu, scene.memory)
-    yield "tokens per optimizer step", f"{per_step:,} (full rows, one device)"
+    devices = _devices(cfg.trainer)
+    per_step = scene.work.tokens * cfg.trainer.accumulate_grad_batches * devices
+    speed = scene.tokens_per_second(scene.gpu, scene.memory) * devices
+    shared = "one device" if devices == 1 else f"{devices} devices"
+    yield "tokens per optimizer step", f"{per_step:,} (full rows, {shared})"
     if cfg.trainer.max_steps > 0:
         yield "tokens of the run", f"{per_step * cfg.trainer.max_steps:,}"
-        yield "hours of training", f"{per_step * cfg.trainer.max_steps / speed / 3600:.2f}"
+        yield "hours of training", f"{per_step * cfg.trainer.max_steps / speed / 3600:.3f}"
     else:
         yield "hours per million tokens", f"{1e6 / speed / 3600:.3f}"
     saved = size.trained_bytes + 2 * 4 * size.trained
@@ -182,10 +191,20 @@ def _run_facts(scene: Scene) -> Iterator[tuple[str, Any]]:
         yield "download, GiB", f"about {2 * size.parameters / GIBIBYTE:.1f}"
 
 
+def _devices(trainer: Any) -> int:
+    """Devices that share a step; one for each machine where their number is left to the machine."""
+    devices = nodes.plain(trainer.devices)
+    known = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
+    return known * int(trainer.num_nodes)
+
+
 def _print_gpus(scene: Scene) -> None:
     """What the run would be on every GPU that is known."""
     rows = []
     for gpu in GPUS.values():
+        if _is_fp8(scene.cfg) and gpu.fp8_tflops is None:
+            rows.append((gpu.name, "no FP8", "-", "-"))
+            continue
         largest = {name: _largest(scene, name, gpu) for name in scene.usable}
         memory = next((name for name in largest if largest[name] >= scene.cfg.data.batch_size), None)
         if memory is not None:
@@ -202,7 +221,7 @@ def _print_remedies(scene: Scene) -> None:
         f"This does not fit: {scene.footprint().total / GIBIBYTE:.1f} GiB of {scene.gpu.memory:.1f}. What would:"
     )
     found = list(_remedies(scene))
-    for line in found or ["a smaller model, a larger GPU, or several (trainer.devices)"]:
+    for line in found or ["a smaller model, or a larger GPU"]:
         console.print_line(f"  {line}")
 
 

@@ -66,6 +66,12 @@ def test_few_activations_leave_the_peak_to_the_gradients():
     assert found.total == found.weights + found.optimizer + found.gradients + found.workspace
 
 
+def test_accumulated_gradients_stand_beside_the_activations():
+    found = estimate(FULL, replace(LAYOUT, accumulates=True))
+    standing = found.weights + found.optimizer + found.gradients
+    assert found.total == standing + found.activations + max(found.loss, found.workspace)
+
+
 @given(size=sizes, memory=settings, count=tokens)
 def test_the_peak_is_between_the_largest_part_and_the_sum_of_all(size, memory, count):
     found = estimate(size, replace(LAYOUT, memory=memory, tokens=count))

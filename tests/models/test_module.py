@@ -69,6 +69,11 @@ def test_step_is_the_gradient_of_transformers_own_loss(shape, batch):
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(loss.item(), abs=1e-6)
 
 
+def test_gradients_are_gone_when_the_next_batch_goes_forward(shape, batch):
+    trained, _ = run(shape, rows(batch)[:4], accumulate=2)
+    assert all(parameter.grad is None for parameter in trained.parameters())
+
+
 def test_last_window_of_an_epoch_may_be_short(shape, batch):
     """Three rows with accumulation over two: the second step has one row and weighs it fully."""
     short = rows(batch)[:3]

@@ -115,6 +115,27 @@ def test_no_run_folder_is_written(qlora, folder):
     assert list(folder.iterdir()) == []
 
 
+def test_devices_share_a_step(plan):
+    arguments = (*EAGER, "peft=lora", "trainer.max_steps=100", "trainer.accumulate_grad_batches=4")
+    _, alone, _ = plan(*arguments)
+    _, shared, _ = plan(*arguments, "trainer.devices=8", "trainer.num_nodes=2")
+    one, sixteen = tables(alone), tables(shared)
+    assert sixteen["tokens per optimizer step"] == ["65,536 (full rows, 16 devices)"]
+    assert sixteen["tokens of the run"] == ["6,553,600"]
+    assert sixteen["hours of training"] == one["hours of training"]
+
+
+def test_a_gpu_without_fp8_is_refused_and_told(plan):
+    code, _, complaints = plan(*EAGER, "peft=lora", "quant=fp8", "gpu=A40")
+    assert code == 2
+    assert "A40 has no FP8" in complaints and "quant=4bit" in complaints and "H100" in complaints
+    code, printed, _ = plan(*EAGER, "peft=lora", "quant=fp8", "gpu=L4")
+    assert code == 0
+    told = tables(printed)
+    assert told["A100 80GB"] == ["no FP8", "-", "-"]
+    assert told["H100"][0] != "no FP8"
+
+
 def test_a_number_of_steps_gives_hours(plan):
     code, printed, _ = plan(*EAGER, "peft=lora", "trainer.max_steps=100", "trainer.accumulate_grad_batches=4")
     assert code == 0
