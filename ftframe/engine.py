@@ -12,8 +12,8 @@ import torch
 
 from ftframe.errors import ConfigError
 from ftframe.gpus import GIBIBYTE
-from ftframe.models.activations import saved_bytes_per_token
-from ftframe.models.footprint import STATE_BYTES, Footprint, Layout, compute_bytes_of, estimate, with_memory
+from ftframe.models.activations import saved_bytes
+from ftframe.models.footprint import STATE_BYTES, Footprint, Layout, Saved, compute_bytes_of, estimate, with_memory
 from ftframe.models.memory import SETTINGS
 from ftframe.models.model_size import ModelSize, measure_size
 from ftframe.models.precision import Precision
@@ -170,9 +170,9 @@ def usable_settings(*, compiles: bool) -> list[str]:
 
 
 def fastest(footprints: Mapping[str, Footprint], room: float) -> str:
-    """The first setting that takes no more bytes than there are; if none does, the last, which takes the least."""
+    """The first setting that takes no more bytes than there are; if none does, the one that takes the least."""
     fitting = (name for name, footprint in footprints.items() if footprint.total <= room)
-    return next(fitting, list(footprints)[-1])
+    return next(fitting, min(footprints, key=lambda name: footprints[name].total))
 
 
 def plan_settings(work: Workload, *, compiles: bool, chunks_loss: bool, share: float) -> Mapping[str, Footprint] | None:
@@ -188,8 +188,8 @@ def plan_layout(work: Workload, *, compiles: bool, chunks_loss: bool, share: flo
     precision = work.precision
     autocast = precision.compute_dtype if precision.trainer.endswith("mixed") else None
 
-    def saved(kept: float) -> float | None:
-        return saved_bytes_per_token(
+    def saved(kept: float) -> Saved | None:
+        return saved_bytes(
             work.config,
             work.peft_config,
             dtype=precision.base_dtype,
@@ -210,8 +210,8 @@ def plan_layout(work: Workload, *, compiles: bool, chunks_loss: bool, share: flo
         compiles=compiles,
         chunks_loss=chunks_loss,
         memory="none",
-        saved_per_token=whole,
-        budget_per_token=part,
+        saved=whole,
+        saved_by_budget=part,
         state_bytes=STATE_BYTES.get(work.optimizer, 8.0),
         feed_forward=getattr(text, "intermediate_size", None) or 4 * work.size.hidden,
         accumulates=work.accumulates,

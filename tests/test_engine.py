@@ -17,7 +17,7 @@ from ftframe.engine import (
 )
 from ftframe.errors import ConfigError
 from ftframe.gpus import GIBIBYTE
-from ftframe.models.footprint import Footprint
+from ftframe.models.footprint import Footprint, Saved
 from ftframe.models.precision import Precision
 
 LARGE = WORTH_COMPILING
@@ -122,7 +122,7 @@ def test_the_fastest_setting_that_fits_is_chosen(work):
 
 
 def test_the_fastest_setting_that_fits_is_chosen_where_layers_are_compiled(work, monkeypatch):
-    monkeypatch.setattr("ftframe.engine.saved_bytes_per_token", lambda *_, share, **__: 2000.0 * share)
+    monkeypatch.setattr("ftframe.engine.saved_bytes", lambda *_, share, **__: Saved(2000.0 * share))
     check_choices(work, ["none", "budget", "checkpoint", "offload"], compiles=True, share=0.5)
 
 
@@ -131,7 +131,7 @@ def test_nothing_is_recomputed_where_the_capacity_is_not_known(work):
 
 
 def test_nothing_is_planned_where_activations_cannot_be_counted(work, monkeypatch):
-    monkeypatch.setattr("ftframe.engine.saved_bytes_per_token", lambda *_, **__: None)
+    monkeypatch.setattr("ftframe.engine.saved_bytes", lambda *_, **__: None)
     options = {"compiles": True, "share": 0.5, "capacity": 80e9}
     assert plan_settings(work, compiles=True, chunks_loss=True, share=0.5) is None
     engines = [choose_engine(work, memory=memory, **options) for memory in ("auto", "none")]

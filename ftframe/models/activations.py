@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from ftframe.models.adapter_compute import multiply_in_type_of_input
 from ftframe.models.causal_attention import CAUSAL, register_causal_attention, without_mask
 from ftframe.models.compiling import layers_of
+from ftframe.models.footprint import Saved
 from ftframe.models.probing import base_model
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _TRACING = "aot_eager_decomp_partition"
 """The compiler's choice of what to keep, without the machine code."""
 
 
-def saved_bytes_per_token(
+def saved_bytes(
     config: Any,
     peft_config: Any,
     *,
@@ -39,8 +40,8 @@ def saved_bytes_per_token(
     compiles: bool = False,
     share: float = 1.0,
     trust_remote_code: bool = False,
-) -> float | None:
-    """What one layer saves for each token, in bytes; None for a model whose layer does not run without content.
+) -> Saved | None:
+    """What one layer saves; None for a model whose layer does not run without content.
 
     Args:
         config: The base model's, of transformers.
@@ -51,12 +52,21 @@ def saved_bytes_per_token(
         share: Of the activations, with `compiles`, that the compiler may keep.
         trust_remote_code: Whether the user trusts the code that the model brings along, if any.
     """
-    try:
+
+    def counted(tokens: int) -> int:
         with torch.device("meta"):
             model = _two_layers(config, peft_config, dtype, trust_remote_code)
         with _patched_budget(share), FakeTensorMode(allow_non_fake_inputs=True):
             _give_fake_weights(model)
-            return _count(model, dtype, autocast, compiles=compiles) / _TOKENS
+            return _count(model, dtype, autocast, tokens=tokens, compiles=compiles)
+
+    try:
+        few = counted(_TOKENS)
+        if autocast is None:
+            return Saved(few / _TOKENS)
+        torch._dynamo.reset()  # or else the other length would be compiled as any length
+        per_token = (counted(2 * _TOKENS) - few) / _TOKENS
+        return Saved(per_token, few - per_token * _TOKENS)
     except Exception:  # whatever a model's own code does to tensors without content
         log.warning("the activations of %s cannot be counted", config.model_type, exc_info=True)
         return None
@@ -91,7 +101,7 @@ def _give_fake_weights(model: nn.Module) -> None:
                 module._buffers[name] = torch.empty(values.shape, dtype=values.dtype, device="cpu")
 
 
-def _count(model: Any, dtype: torch.dtype, autocast: torch.dtype | None, *, compiles: bool) -> int:
+def _count(model: Any, dtype: torch.dtype, autocast: torch.dtype | None, *, tokens: int, compiles: bool) -> int:
     """Bytes that a layer saves: those of a decoder with two, less those with one, which has what layers share, too."""
     base = base_model(model)
     decoder = base.get_decoder()
@@ -100,7 +110,7 @@ def _count(model: Any, dtype: torch.dtype, autocast: torch.dtype | None, *, comp
     if compiles:
         for layer in (first, second):
             layer.compile(backend=_TRACING, fullgraph=True)
-    hidden = torch.empty(1, _TOKENS, base.get_input_embeddings().weight.shape[1], dtype=dtype, requires_grad=True)
+    hidden = torch.empty(1, tokens, base.get_input_embeddings().weight.shape[1], dtype=dtype, requires_grad=True)
     context = torch.autocast("cpu", dtype=autocast) if autocast is not None else nullcontext()
     sums = []
     for _ in range(2):

@@ -61,6 +61,23 @@ class Footprint:
 
 
 @dataclass(frozen=True)
+class Saved:
+    """Bytes that one layer saves for the backward pass.
+
+    Attributes:
+        per_token: Of activations.
+        fixed: Whatever the tokens are: weights that autocast has cast.
+    """
+
+    per_token: float
+    fixed: float = 0.0
+
+    def of(self, tokens: int) -> float:
+        """For a micro-batch."""
+        return self.fixed + self.per_token * tokens
+
+
+@dataclass(frozen=True)
 class Layout:
     """A micro-batch and how it is computed.
 
@@ -70,8 +87,8 @@ class Layout:
         compiles: Whether layers are compiled.
         chunks_loss: Whether logits are made a chunk at a time.
         memory: One of `memory.SETTINGS`.
-        saved_per_token: Bytes that one layer saves for a token if nothing is recomputed.
-        budget_per_token: The same with `memory=budget`.
+        saved: By one layer if nothing is recomputed.
+        saved_by_budget: The same with `memory=budget`.
         state_bytes: Of the optimizer, per trained weight.
         feed_forward: Width of the widest projection in a layer.
         accumulates: Whether an optimizer step takes several micro-batches.
@@ -82,8 +99,8 @@ class Layout:
     compiles: bool
     chunks_loss: bool
     memory: str
-    saved_per_token: float
-    budget_per_token: float
+    saved: Saved
+    saved_by_budget: Saved
     state_bytes: float
     feed_forward: int
     accumulates: bool = False
@@ -136,9 +153,9 @@ def _activations(size: ModelSize, layout: Layout) -> float:
     states = size.hidden * layout.compute_bytes * layout.tokens
     around = 3 * states  # the embeddings, and in float32 what goes into the last norm
     if layout.memory == "none":
-        return around + size.layers * layout.saved_per_token * layout.tokens
+        return around + size.layers * layout.saved.of(layout.tokens)
     if layout.memory == "budget":
-        return around + size.layers * layout.budget_per_token * layout.tokens
+        return around + size.layers * layout.saved_by_budget.of(layout.tokens)
     if layout.memory == "checkpoint":
         return around + size.layers * states
     return around + 5 * states  # those whose copies are under way, in either direction
@@ -155,8 +172,8 @@ def _loss(size: ModelSize, layout: Layout) -> float:
 
 def _workspace(size: ModelSize, layout: Layout) -> float:
     """Of the backward pass of one layer, what it recomputes included."""
-    kept = {"none": layout.saved_per_token, "budget": layout.budget_per_token}.get(layout.memory, 0.0)
-    recomputed = max(layout.saved_per_token - kept, 0.0) * layout.tokens
+    kept = {"none": layout.saved, "budget": layout.saved_by_budget}.get(layout.memory, Saved(0.0))
+    recomputed = max(layout.saved.of(layout.tokens) - kept.of(layout.tokens), 0.0)
     copies = 3 if layout.compiles else 5
     flowing = copies * layout.feed_forward * layout.compute_bytes * layout.tokens
     return recomputed + flowing + 2 * size.largest_matrix * layout.compute_bytes + _LIBRARIES

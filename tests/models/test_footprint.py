@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftframe.models.footprint import Layout, compute_bytes_of, estimate, largest_micro_batch, with_memory
+from ftframe.models.footprint import Layout, Saved, compute_bytes_of, estimate, largest_micro_batch, with_memory
 from ftframe.models.memory import SETTINGS
 from ftframe.models.model_size import ModelSize
 
@@ -35,8 +35,8 @@ LAYOUT = Layout(
     compiles=True,
     chunks_loss=True,
     memory="none",
-    saved_per_token=210_000,
-    budget_per_token=100_000,
+    saved=Saved(210_000),
+    saved_by_budget=Saved(100_000),
     state_bytes=8.0,
     feed_forward=11008,
 )
