@@ -32,6 +32,7 @@ _AT_LEAST = {
     **dict.fromkeys(
         ("data.num_workers", "data.generate_examples", "examples", "checkpoint.every_n_steps", "temperature"), 0
     ),
+    "trainer.accumulate_grad_batches": 1,
     "data.max_length": 2,
 }
 _SHARES = ("data.validation_fraction", "top_p")

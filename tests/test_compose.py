@@ -361,6 +361,7 @@ def test_learning_rate_and_template_follow_the_model() -> None:
     [
         ("fit", "data.batch_size=0", "data.batch_size=0: a number of at least 1"),
         ("fit", "data.eval_batch_size=-1", "data.eval_batch_size=-1: a number of at least 1"),
+        ("fit", "trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: a number of at least 1"),
         ("fit", "data.max_length=1", "data.max_length=1: a number of at least 2"),
         ("fit", "data.validation_fraction=2", "data.validation_fraction=2.0: a share"),
         ("fit", "data.num_workers=-1", "data.num_workers=-1: a number of at least 0"),

@@ -12,6 +12,7 @@ from ftframe import assembly, choices, console, nodes
 from ftframe.engine import ROOM, Workload, choose_compile, choose_memory, fastest, plan_layout, usable_settings
 from ftframe.errors import ConfigError
 from ftframe.gpus import GIBIBYTE, GPUS, Gpu, find_gpu
+from ftframe.models.adapter import check_adapter
 from ftframe.models.base import is_local_model, load_config
 from ftframe.models.footprint import Footprint, Layout, estimate, largest_micro_batch, with_memory
 from ftframe.models.pace import Step, seconds
@@ -91,6 +92,8 @@ def _scene(cfg: Any) -> Scene:
     if _is_fp8(cfg) and gpu.fp8_tflops is None:
         able = ", ".join(other.name for other in GPUS.values() if other.fp8_tflops is not None)
         raise ConfigError(f"quant=fp8: {gpu.name} has no FP8. Use quant=4bit or quant=8bit, or a gpu of: {able}.")
+    if cfg.peft is not None:
+        check_adapter(nodes.build(cfg.peft, "peft"), None, on_gpu=True)
     precision = _precision(cfg)
     spec = assembly.base_spec(cfg)
     if spec.config and not is_local_model(spec.path):
@@ -106,6 +109,8 @@ def _scene(cfg: Any) -> Scene:
     )
     memory = choose_memory(cfg.memory.name, gradient_checkpointing=cfg.gradient_checkpointing, compiles=compiles)
     layout = plan_layout(work, compiles=compiles, chunks_loss=work.chunks_loss, share=cfg.activation_budget)
+    if layout is None and compiles and str(cfg.model.compile).lower() == "auto" and memory != "budget":
+        layout = plan_layout(work, compiles=False, chunks_loss=work.chunks_loss, share=cfg.activation_budget)
     if layout is None:
         raise ConfigError(
             f"The activations of models of type '{config.model_type}' cannot be counted from their shape alone. "
@@ -146,9 +151,11 @@ def _precision(cfg: Any) -> Precision:
 def _model_facts(scene: Scene) -> Iterator[tuple[str, Any]]:
     size = scene.work.size
     yield "parameters", f"{size.parameters:,}"
-    yield "trained", f"{size.trained:,} ({size.trained / (size.parameters + size.trained):.2%})"
+    whole = size.parameters + (size.trained if scene.cfg.peft is not None else 0)
+    yield "trained", f"{size.trained:,} ({size.trained / whole:.2%})"
     yield "layers, hidden, vocabulary", f"{size.layers}, {size.hidden}, {size.vocabulary}"
-    yield "planned for", f"{scene.gpu.name}, {scene.gpu.memory:.1f} GiB, model.compile={scene.layout.compiles}".lower()
+    compiles = str(scene.layout.compiles).lower()
+    yield "planned for", f"{scene.gpu.name}, {scene.gpu.memory:.1f} GiB, model.compile={compiles}"
 
 
 def _print_memory(scene: Scene) -> None:

@@ -115,6 +115,25 @@ def test_no_run_folder_is_written(qlora, folder):
     assert list(folder.iterdir()) == []
 
 
+def test_an_adapter_that_cannot_be_is_refused_as_a_run_refuses_it(plan):
+    code, _, complaints = plan(*EAGER, "peft=lora", "peft.r=0")
+    assert code == 2
+    assert "peft.r=0: the rank of an adapter is 1 or more" in complaints
+
+
+def test_full_fine_tuning_trains_everything(plan):
+    code, printed, _ = plan(*EAGER, "peft=none", "quant=none")
+    assert code == 0
+    assert tables(printed)["trained"][0].endswith("(100.00%)")
+
+
+@pytest.mark.slow
+def test_an_adapter_that_the_compiler_cannot_take_is_planned_uncompiled(plan):
+    code, printed, complaints = plan("model=llama2", "peft=dora", "quant=none")
+    assert code == 0, complaints
+    assert tables(printed)["planned for"][0].endswith("model.compile=false")
+
+
 def test_devices_share_a_step(plan):
     arguments = (*EAGER, "peft=lora", "trainer.max_steps=100", "trainer.accumulate_grad_batches=4")
     _, alone, _ = plan(*arguments)
@@ -158,7 +177,7 @@ def too_large(plan):
 
 def test_what_does_not_fit_is_said(too_large):
     assert re.search(r"This does not fit: [\d.]+ GiB of 23.5", too_large)
-    assert tables(too_large)["planned for"] == ["rtx 4090, 23.5 gib, model.compile=false"]
+    assert tables(too_large)["planned for"] == ["RTX 4090, 23.5 GiB, model.compile=false"]
 
 
 def test_each_override_that_is_named_makes_it_fit(plan, too_large):
