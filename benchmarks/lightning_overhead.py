@@ -27,14 +27,7 @@ def main() -> None:
     steps = f"trainer.max_steps={WARMUP + STEPS}"
     cfg = compose.check(compose.compose("fit", [*sys.argv[1:], steps, "trainer.limit_val_batches=0"]))
     plan = plan_run(cfg, find_resumption(None, cfg.output_dir))
-    module = assembly.build_module(
-        cfg,
-        plan.precision,
-        plan.engine,
-        plan.attention,
-        total_steps=plan.total_steps,
-        tokens_per_batch=plan.inputs.datamodule.tokens_per_batch(1),
-    )
+    module = plan.build_module(cfg)
     plan.trainer.fit(module, plan.inputs.datamodule)
     run = statistics.median(plan.throughput.step_seconds[-STEPS:])
     module.to(plan.trainer.strategy.root_device)  # from where Lightning puts it aside

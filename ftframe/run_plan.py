@@ -14,6 +14,7 @@ from ftframe import assembly, choices, console, nodes, preparation, runs
 from ftframe.data.datamodule import SFTDataModule
 from ftframe.engine import Engine
 from ftframe.errors import ConfigError
+from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision
 from ftframe.resumption import Resumption, refuse_changes
 from ftframe.train.checkpoint_io import WholeCheckpointIO, read_checkpoint, refuse_damaged
@@ -55,6 +56,18 @@ class Plan:
     resumption: Resumption
     checkpoint: Path | None
     facts: dict[str, Any]
+
+    def build_module(self, cfg: Any) -> CausalLMModule:
+        """The LightningModule; its model is built when Lightning says on which device."""
+        return assembly.build_module(
+            cfg,
+            self.precision,
+            self.engine,
+            self.attention,
+            total_steps=self.total_steps,
+            tokens_per_batch=self.inputs.datamodule.tokens_per_batch(self.trainer.world_size),
+            validation_tasks=self.inputs.data.names,
+        )
 
 
 def plan_run(cfg: Any, resumption: Resumption) -> Plan:

@@ -95,15 +95,7 @@ def _train(cfg: Any, plan: Plan, folder: Path, interruption: Interruption) -> Pa
             facts=plan.facts,
         ),
     ]
-    module = assembly.build_module(
-        cfg,
-        plan.precision,
-        plan.engine,
-        plan.attention,
-        total_steps=plan.total_steps,
-        tokens_per_batch=inputs.datamodule.tokens_per_batch(trainer.world_size),
-        validation_tasks=data.names,
-    )
+    module = plan.build_module(cfg)
     baseline = _baseline(cfg, folder, answers, measure=partial(assembly.validate, trainer, module, inputs.datamodule))
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = str(plan.checkpoint) if plan.checkpoint is not None else None

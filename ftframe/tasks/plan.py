@@ -109,7 +109,7 @@ def _scene(cfg: Any) -> Scene:
     )
     memory = choose_memory(cfg.memory.name, gradient_checkpointing=cfg.gradient_checkpointing, compiles=compiles)
     layout = plan_layout(work, compiles=compiles, chunks_loss=work.chunks_loss, share=cfg.activation_budget)
-    if layout is None and compiles and str(cfg.model.compile).lower() == "auto" and memory != "budget":
+    if layout is None and compiles and cfg.model.compile == choices.AUTO and memory != "budget":
         layout = plan_layout(work, compiles=False, chunks_loss=work.chunks_loss, share=cfg.activation_budget)
     if layout is None:
         raise ConfigError(
