@@ -55,24 +55,45 @@ _QUOTE_OR_END = re.compile(r'(\\*)("|\Z)')
 
 
 def main() -> None:
-    """Run the command line and leave with the exit code of its outcome."""
+    """Run the command line and leave with the exit code of its outcome; 1 where nobody reads on, as behind `head`."""
     for argument in sys.argv[1:]:
         learn_override(argument)
+    code = _outcome()
+    sys.exit(1 if _reader_is_gone() else code)
+
+
+def _outcome() -> Any:
+    """Run the command line, say what went wrong, and return the exit code."""
     try:
-        sys.exit(_dispatch(sys.argv[1:]))
+        return _dispatch(sys.argv[1:])
     except (FtframeError, Interrupted) as error:
         if os.environ.get("FTFRAME_TRACEBACK"):
             _print_traceback()
         print(redact_text(f"error: {error}"), file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except SystemExit as leaving:
-        sys.exit(_exit_code(leaving))
-    except Exception:
-        _print_traceback()
-        sys.exit(1)
+        return _exit_code(leaving)
+    except Exception as error:
+        if not (isinstance(error, BrokenPipeError) and _reader_is_gone(last="\n")):
+            _print_traceback()
+        return 1
+
+
+def _reader_is_gone(last: str = "") -> bool:
+    """Whether the pipe that is printed to was closed at its other end; what is left to print is dropped then.
+
+    Args:
+        last: Is printed to find out; with nothing, only what still waits to be printed tells.
+    """
+    try:
+        print(last, end="", flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _print_traceback() -> None:

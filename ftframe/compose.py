@@ -84,7 +84,7 @@ def explained(command: str) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(_explain(error, command)) from error
-    except FtframeError:
+    except (FtframeError, BrokenPipeError):  # the latter where nobody reads Hydra's help
         raise
     except Exception as error:  # whatever Hydra trips over, as a value where it expects a node; no task has run
         raise ConfigError(

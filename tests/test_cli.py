@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from omegaconf import OmegaConf
 from processes import run_module
 
 from ftframe import __version__
-from ftframe.cli import _QUOTED, CONFIGURED, PLAIN, _quote_prompt
+from ftframe.cli import _QUOTED, CONFIGURED, PLAIN, _quote_prompt, main
 
 HEAVY = ("torch", "transformers", "lightning", "peft", "datasets", "bitsandbytes", "torchmetrics", "accelerate")
 ROW = '{"question": "Who?", "answer": "Ada"}\n'
@@ -76,6 +77,30 @@ def test_usage_names_every_command(tmp_path: Path) -> None:
         "leaderboard",
         "plugins",
     }
+
+
+@pytest.mark.parametrize("line", ["--help", "--version", "fit --help", "fit --cfg job", "plugins"])
+def test_a_reader_that_leaves_early_is_no_error(line: str, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "ftframe", *line.split()]
+    done = subprocess.run(
+        command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise BrokenPipeError("a worker is gone")
+
+    monkeypatch.setattr(sys, "argv", ["ftframe"])
+    monkeypatch.setattr("ftframe.cli._dispatch", fail)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 1
+    assert "BrokenPipeError: a worker is gone" in capsys.readouterr().err
 
 
 BAD = {
