@@ -135,7 +135,8 @@ def load_tokenizer_of(cfg: Any) -> tuple[Any, Any]:
     """
     spec = base_spec(cfg)
     with progress(f"load tokenizer {spec.tokenizer or spec.path}"):  # a hub may take its time
-        tokenizer, config = load_tokenizer(spec), load_config(spec)
+        config = load_config(spec)  # first, since reading a tokenizer trips over a damaged config too
+        tokenizer = load_tokenizer(spec)
         check_vocabulary(config, tokenizer)
     return tokenizer, config
 

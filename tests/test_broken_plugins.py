@@ -98,7 +98,7 @@ def test_a_run_that_uses_it_ends_before_anything_loads(broken, request, tmp_path
     assert done.returncode == 2
     assert not (tmp_path / "outputs").exists()
     if case == "slow":  # it works, and the next thing is the model that is not there
-        assert "No tokenizer could be loaded from model.path=no/such/model" in done.stderr
+        assert "No model could be found at model.path=no/such/model" in done.stderr
     else:
         assert "'bad'" in done.stderr and "x-bad 1.2" in done.stderr
         assert BROKEN[case][4] in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import bitsandbytes as bnb
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.utils import CONFIG_NAME
 
 from ftframe.config_folders import find_package
 from ftframe.errors import ConfigError, did_you_mean
@@ -100,9 +102,12 @@ def load_config(spec: BaseSpec) -> Any:
     """
     model_type = spec.config.get("model_type") if spec.init == "random" else None
     config = _default_config(model_type) if model_type else _pretrained_config(spec)
+    counts = {*_COUNTS, *(config.attribute_map.get(name, name) for name in _COUNTS)}
     for name, value in spec.config.items():
         if not hasattr(config, name):
             raise ConfigError(f"Unknown key 'model.config.{name}'.{did_you_mean(name, config.to_dict())}")
+        if name in counts and isinstance(value, int) and value < 1:
+            raise ConfigError(f"model.config.{name}={value}: a number of at least 1 is needed.")
         if spec.init != "random" and getattr(config, name) != value:
             raise ConfigError(
                 f"model.config.{name}={value}, but the weights at model.path={spec.path} have {getattr(config, name)}. "
@@ -118,6 +123,13 @@ def load_config(spec: BaseSpec) -> Any:
         raise ConfigError(f"model.config: {' '.join(str(error).split())}") from error
 
 
+_COUNTS = (
+    "vocab_size", "hidden_size", "intermediate_size", "head_dim", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "max_position_embeddings",
+)  # fmt: skip
+"""What a model has at least one of, in the words that transformers has for all models."""
+
+
 def _default_config(model_type: str) -> Any:
     if model_type not in CONFIG_MAPPING:
         raise ConfigError(f"Unknown model.config.model_type={model_type}.{did_you_mean(model_type, CONFIG_MAPPING)}")
@@ -126,11 +138,17 @@ def _default_config(model_type: str) -> Any:
 
 def _pretrained_config(spec: BaseSpec) -> Any:
     path = resolve_path(spec.path)
+    file = Path(path) / CONFIG_NAME
+    if file.is_file():
+        _refuse_damaged(file)
     try:
         config = AutoConfig.from_pretrained(path, revision=spec.revision, trust_remote_code=spec.trust_remote_code)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, ArithmeticError, StrictDataclassError) as error:
         if not spec.trust_remote_code and "trust_remote_code" in str(error):
             raise ConfigError(code_refused(path)) from error
+        if file.is_file():
+            paragraph = " ".join(str(error).partition("\n\n")[0].split())
+            raise ConfigError(f"{file} describes no model: {paragraph}") from error
         raise ConfigError(f"No model could be found at model.path={path}.\n{_first_line(error)}{_HUB_HINT}") from error
     kernels = _kernels(config)
     if kernels:
@@ -144,6 +162,17 @@ def _pretrained_config(spec: BaseSpec) -> Any:
             "Name them as usual, model.safetensors or model.safetensors.index.json, and remove the key."
         )
     return config
+
+
+def _refuse_damaged(file: Path) -> None:
+    """Refuse a file that is no JSON object, of which transformers does not say what is wrong with it."""
+    text = file.read_bytes()
+    try:
+        is_object = isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{file} is damaged: {error if text.strip() else 'it is empty'}.") from error
+    if not is_object:
+        raise ConfigError(f"{file} is damaged: it is no JSON object.")
 
 
 def _kernels(config: Any) -> list[str]:

@@ -124,13 +124,52 @@ def test_derived_values_follow_the_given_ones(model_type, head_dim):
         ({"model_type": "lama"}, "Unknown model.config.model_type=lama. Did you mean 'llama'?"),
         ({"hidden_size": "abc"}, "model.config: Validation error for field 'hidden_size': "),
         ({"hidden_size": 65}, "model.config: Class validation error for validator 'validate_architecture': "),
+        ({"num_hidden_layers": 0}, "model.config.num_hidden_layers=0: a number of at least 1 is needed."),
+        ({"num_attention_heads": -4}, "model.config.num_attention_heads=-4: a number of at least 1 is needed."),
+        ({"hidden_size": 0}, "model.config.hidden_size=0: a number of at least 1 is needed."),
     ],
-    ids=["type", "value", "no multiple"],
+    ids=["type", "value", "no multiple", "no layers", "negative", "no width"],
 )
 def test_shape_that_cannot_be_is_refused(change, message):
     with pytest.raises(ConfigError) as caught:
         load_config(BaseSpec("none", init="random", config={**SHAPE, **change}))
     assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["n_layer", "num_hidden_layers"])
+def test_a_shape_without_layers_is_refused_in_a_models_own_words_too(name):
+    with pytest.raises(ConfigError, match=rf"^model\.config\.{name}=0: a number of at least 1"):
+        load_config(BaseSpec("none", init="random", config={"model_type": "gpt2", name: 0}))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is damaged: it is empty."),
+        (b'{"model_type": ', "is damaged: Expecting value: line 1 column 16 (char 15)."),
+        (b"\xff\xfe", "is damaged: "),
+        (b"[]", "is damaged: it is no JSON object."),
+        (b"3", "is damaged: it is no JSON object."),
+        (b"{}", "describes no model: Unrecognized model in "),
+        (b'{"model_type": "lama"}', "describes no model: The checkpoint you are trying to load has model type `lama` "),
+        (
+            b'{"model_type": "llama", "hidden_size": "x"}',
+            "describes no model: Validation error for field 'hidden_size'",
+        ),
+        (
+            b'{"model_type": "llama", "num_attention_heads": 0}',
+            "describes no model: integer division or modulo by zero",
+        ),
+    ],
+    ids=["empty", "cut off", "no text", "list", "number", "no type", "unknown type", "wrong value", "no heads"],
+)
+def test_a_damaged_config_of_a_folder_is_named_with_what_is_wrong(content, message, here):
+    file = here / "llama" / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_config(BaseSpec("./llama"))
+    assert str(caught.value).startswith(f"{file} {message}")
     assert "\n" not in str(caught.value)
 
 
