@@ -23,6 +23,7 @@ def check_values(cfg: DictConfig) -> None:
     _check_ranges(cfg)
     if issubclass(SCHEMAS[cfg.command], FitConfig):
         _check_cell(cfg)
+        _check_budget(cfg)
 
 
 _AT_LEAST = {
@@ -36,7 +37,7 @@ _AT_LEAST = {
     "data.max_length": 2,
 }
 _SHARES = ("data.validation_fraction", "top_p")
-_FROM_0_TO_1 = ("data.max_bad_fraction", "activation_budget")
+_FROM_0_TO_1 = ("data.max_bad_fraction",)
 
 
 def _check_ranges(cfg: DictConfig) -> None:
@@ -106,4 +107,25 @@ def _check_cell(cfg: DictConfig) -> None:
         raise ConfigError(
             "peft=none trains every weight, and quantised weights cannot be trained. "
             "Use quant=none, or an adapter: peft=lora, peft=qlora or peft=dora."
+        )
+
+
+def _check_budget(cfg: DictConfig) -> None:
+    """Refuse an `activation_budget` that is no share, or that nothing reads."""
+    budget = cfg.activation_budget
+    if not 0 < budget < 1:
+        raise ConfigError(
+            f"activation_budget={budget}: a share above 0 and below 1 is needed. To keep all activations, set "
+            "memory=none; to keep the input of each layer, memory=checkpoint."
+        )
+    may_be_read = {
+        f"memory={cfg.memory.name}": cfg.memory.name in ("auto", "budget"),
+        "gradient_checkpointing=true": not cfg.gradient_checkpointing,
+        "model.compile=false": str(cfg.model.compile).lower() != "false",
+    }
+    unread = [key for key, may_be in may_be_read.items() if not may_be]
+    if budget != FitConfig.activation_budget and unread:
+        raise ConfigError(
+            f"activation_budget={budget} is the share that memory=budget keeps, and {unread[0]} does without it. "
+            "Set memory=budget, or leave activation_budget out."
         )

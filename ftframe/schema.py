@@ -255,7 +255,7 @@ class FitConfig:
     memory: Memory = Memory.auto
     """What becomes of activations between the forward and the backward pass; `ftframe plan` says what each takes."""
     activation_budget: float = 0.5
-    """With `memory=budget`, the share of the activations that is kept."""
+    """With `memory=budget`, the share of the activations that is kept: above 0 and below 1."""
     gradient_checkpointing: bool = False
     """The plain word for `memory=checkpoint`: less memory, about a third more time."""
     require_quant: bool = False

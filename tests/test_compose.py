@@ -370,6 +370,8 @@ def test_learning_rate_and_template_follow_the_model() -> None:
         ("fit", "data.max_bad_fraction=1.5", "data.max_bad_fraction=1.5: a share from 0 to 1"),
         ("fit", "+data.tasks.a={dataset: {name: people}, max_length: 1}", "data.tasks.a.max_length=1: a number of at"),
         ("fit", "+data.tasks.a={dataset: {name: people}, validation_fraction: 2}", "data.tasks.a.validation_fra"),
+        ("fit", "activation_budget=0", "activation_budget=0.0: a share above 0 and below 1 is needed"),
+        ("fit", "activation_budget=1", "activation_budget=1.0: a share above 0 and below 1 is needed"),
         ("predict", "temperature=-1", "temperature=-1.0: a number of at least 0"),
         ("predict", "top_p=0", "top_p=0.0: a share"),
     ],
@@ -378,6 +380,27 @@ def test_numbers_that_mean_nothing_are_refused(command, override, message):
     overrides = [override] if command == "fit" else [override, "run=x"]
     with pytest.raises(ConfigError, match=re.escape(message)):
         checked(command, *overrides)
+
+
+UNREAD = {
+    "another setting": ("memory=checkpoint", "memory=checkpoint does without it"),
+    "plain word": ("gradient_checkpointing=true", "gradient_checkpointing=true does without it"),
+    "no compiler": ("model.compile=false", "model.compile=false does without it"),
+}
+
+
+@pytest.mark.parametrize(("override", "message"), UNREAD.values(), ids=UNREAD)
+def test_a_budget_that_nothing_reads_is_refused(override: str, message: str) -> None:
+    checked("fit", override)
+    with pytest.raises(
+        ConfigError, match=rf"^activation_budget=0\.3 is the share that memory=budget keeps, .*{message}"
+    ):
+        checked("fit", "activation_budget=0.3", override)
+
+
+@pytest.mark.parametrize("memory", ["auto", "budget"])
+def test_a_budget_that_may_be_read_is_kept(memory: str) -> None:
+    assert checked("fit", "activation_budget=0.3", f"memory={memory}").activation_budget == 0.3
 
 
 class StoppedClock(datetime):
