@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from ftframe.engine import Engine, Workload, can_compile, choose_compile, choose_engine, choose_memory, workload
+from ftframe.engine import (
+    WORTH_COMPILING,
+    Engine,
+    Workload,
+    can_compile,
+    choose_compile,
+    choose_engine,
+    choose_memory,
+    workload,
+)
 from ftframe.errors import ConfigError, did_you_mean
 from ftframe.gpus import GIBIBYTE, Gpu, identify
 from ftframe.models.adapter_compute import is_plain_lora
@@ -117,6 +126,27 @@ def choose_attention(cfg: Any, config: Any, precision: Precision) -> str:
             return "sdpa"
         return VARLEN
     return "sdpa" if name == AUTO else str(name)
+
+
+def check_engine(cfg: Any, *, on_gpu: bool, possible: bool) -> None:
+    """Refuse what contradicts itself in `model.compile`, `memory` and what goes with them, however large the model is.
+
+    Args:
+        cfg: The run's config.
+        on_gpu: Whether the model computes on a GPU.
+        possible: Whether it can be compiled for it.
+
+    Raises:
+        ConfigError: If two keys contradict each other, or there is no compiler.
+    """
+    compiles = choose_compile(
+        cfg.model.compile,
+        on_gpu=on_gpu,
+        possible=possible,
+        deterministic=cfg.deterministic,
+        parameters=WORTH_COMPILING,
+    )
+    choose_memory(cfg.memory.name, gradient_checkpointing=cfg.gradient_checkpointing, compiles=compiles)
 
 
 def engine_of(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> Engine:

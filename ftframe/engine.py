@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -102,8 +105,18 @@ def workload(
 
 
 def can_compile(*, on_gpu: bool) -> bool:
-    """Whether this machine has what the compiler makes its kernels with."""
-    return not on_gpu or importlib.util.find_spec("triton") is not None
+    """Whether this machine has what the compiler makes its kernels with: triton for a GPU, a C++ compiler for a CPU."""
+    if on_gpu:
+        return importlib.util.find_spec("triton") is not None
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")  # as torch's own search has it
+    return shutil.which(os.environ.get("CXX", usual)) is not None or "TORCH_INDUCTOR_INSTALL_GXX" in os.environ
+
+
+_NEEDED = {
+    True: "triton on a GPU: pip install triton",
+    False: "a C++ compiler on a CPU: install g++, let the environment variable CXX name one",
+}
+"""By whether it computes on a GPU, what compiling needs."""
 
 
 def choose_compile(value: str, *, on_gpu: bool, possible: bool, deterministic: bool, parameters: int) -> bool:
@@ -123,7 +136,7 @@ def choose_compile(value: str, *, on_gpu: bool, possible: bool, deterministic: b
     if word not in _COMPILE:
         raise ConfigError(f"model.compile={value}: auto, true or false is needed.")
     if _COMPILE[word] and not possible:
-        raise ConfigError("model.compile=true needs triton on a GPU: pip install triton, or set model.compile=false.")
+        raise ConfigError(f"model.compile=true needs {_NEEDED[on_gpu]}, or set model.compile=false.")
     if _COMPILE[word] is not None:
         return bool(_COMPILE[word])
     return on_gpu and possible and not deterministic and parameters >= WORTH_COMPILING

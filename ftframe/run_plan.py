@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from ftframe import assembly, choices, console, nodes, preparation, runs
 from ftframe.data.datamodule import SFTDataModule
-from ftframe.engine import Engine
+from ftframe.engine import Engine, can_compile
 from ftframe.errors import ConfigError
 from ftframe.models.module import CausalLMModule
 from ftframe.models.precision import Precision
@@ -79,6 +79,8 @@ def plan_run(cfg: Any, resumption: Resumption) -> Plan:
     """
     throughput = Throughput()
     assembly.check_nodes(cfg)
+    on_gpu = choices.on_gpu(cfg.trainer.accelerator)
+    choices.check_engine(cfg, on_gpu=on_gpu, possible=can_compile(on_gpu=on_gpu))
     precision = choices.precision_of(cfg)
     assembly.check_cell(cfg, precision)
     if resumption.run is not None:
@@ -89,7 +91,7 @@ def plan_run(cfg: Any, resumption: Resumption) -> Plan:
     attention = choices.choose_attention(cfg, model_config, precision)
     base_fingerprint = assembly.base_fingerprint(cfg, precision)
     inputs = preparation.prepare_inputs(cfg, tokenizer, attention)
-    shapes = inputs.datamodule.batch_shapes() if choices.on_gpu(cfg.trainer.accelerator) else None
+    shapes = inputs.datamodule.batch_shapes() if on_gpu else None
     lengths = {length for _, length in shapes} if shapes is not None else None
     attention = choices.sharpen_attention(cfg, attention, model_config, precision, lengths=lengths)
     facts = _facts(cfg, trainer, inputs, base_fingerprint)

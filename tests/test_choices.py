@@ -1,11 +1,14 @@
 """What is chosen on a GPU, for a machine that has one."""
 
+import re
+
 import pytest
 import torch
 
 from ftframe import choices, compose
 from ftframe.assembly import base_spec
-from ftframe.choices import choose_attention, engine_of, precision_of, sharpen_attention
+from ftframe.choices import check_engine, choose_attention, engine_of, precision_of, sharpen_attention
+from ftframe.errors import ConfigError
 from ftframe.models.base import load_config
 from ftframe.models.causal_attention import CAUSAL, CUDNN
 from ftframe.models.varlen_attention import VARLEN
@@ -79,3 +82,24 @@ def test_a_model_that_cannot_be_counted_trains_as_it_is(gpu, monkeypatch, caplog
     found = engine(config_of("peft=lora", "quant=none"))
     assert (found.compiles, found.memory, found.planned) == (False, "none", None)
     assert "neither size nor memory of llama can be planned" in caplog.text
+
+
+CONTRADICTIONS = {
+    "two words": (("memory=offload", "gradient_checkpointing=true"), {}, "Leave one out."),
+    "no compiling": (("memory=budget", "model.compile=false"), {}, "model.compile is off"),
+    "auto on a CPU": (("memory=budget",), {"on_gpu": False}, "model.compile is off"),
+    "auto where runs repeat": (("memory=budget", "deterministic=true"), {}, "model.compile is off"),
+    "no triton": (("model.compile=true",), {"possible": False}, "needs triton"),
+    "no C++": (("model.compile=true",), {"on_gpu": False, "possible": False}, "needs a C++ compiler"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "machine", "message"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_keys_that_contradict_each_other_are_refused_whatever_the_model(overrides, machine, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_engine(config_of(*overrides), **{"on_gpu": True, "possible": True} | machine)
+
+
+@pytest.mark.parametrize("overrides", [(), ("memory=budget",), ("gradient_checkpointing=true",)])
+def test_keys_that_go_together_pass(overrides):
+    check_engine(config_of(*overrides), on_gpu=True, possible=True)

@@ -1,6 +1,8 @@
 import pytest
 import torch
 from peft import LoraConfig
+from torch._inductor.cpp_builder import cpp_compiler_search
+from torch._inductor.exc import InvalidCxxCompiler
 from transformers import LlamaConfig
 
 from ftframe.engine import (
@@ -67,17 +69,32 @@ def test_whether_layers_are_compiled(value, facts, expected):
 
 
 @pytest.mark.parametrize(
-    ("value", "possible", "message"),
-    [("yes", True, "model.compile=yes: auto, true or false"), ("true", False, "model.compile=true needs triton")],
-    ids=["unknown", "no compiler"],
+    ("value", "on_gpu", "message"),
+    [
+        ("yes", True, "model.compile=yes: auto, true or false"),
+        ("true", True, "model.compile=true needs triton .* or set model.compile=false"),
+        ("true", False, r"model.compile=true needs a C\+\+ compiler .* or set model.compile=false"),
+    ],
+    ids=["unknown", "no triton", "no C++ compiler"],
 )
-def test_compiling_that_cannot_be_names_its_key(value, possible, message):
+def test_compiling_that_cannot_be_names_its_key(value, on_gpu, message):
     with pytest.raises(ConfigError, match=message):
-        choose_compile(value, on_gpu=True, possible=possible, deterministic=False, parameters=LARGE)
+        choose_compile(value, on_gpu=on_gpu, possible=False, deterministic=False, parameters=LARGE)
 
 
-def test_a_cpu_needs_no_triton():
-    assert can_compile(on_gpu=False)
+@pytest.mark.parametrize("name", ["g++-of-mine", "no-such-compiler"])
+def test_a_cpu_needs_the_compiler_that_torch_would_start(name, tmp_path, monkeypatch):
+    (tmp_path / "g++-of-mine").write_text("#!/bin/sh\n")
+    (tmp_path / "g++-of-mine").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", name)
+    monkeypatch.delenv("TORCH_INDUCTOR_INSTALL_GXX", raising=False)
+    assert can_compile(on_gpu=False) is (name == "g++-of-mine")
+    try:
+        found = cpp_compiler_search((name,)) is not None
+    except InvalidCxxCompiler:
+        found = False
+    assert found is (name == "g++-of-mine")
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def plan(cfg: Any) -> None:
         ConfigError: If the config cannot be run, or the model's activations cannot be counted.
     """
     assembly.check_nodes(cfg)
+    choices.check_engine(cfg, on_gpu=True, possible=True)
     scene = _scene(cfg)
     console.print_facts(list(_model_facts(scene)), title="Model")
     _print_memory(scene)
