@@ -26,6 +26,7 @@ from ftframe.models.isolation import check_isolation
 from ftframe.models.lora_stacks import stack_lora_layers
 from ftframe.models.memory import arrange_memory
 from ftframe.models.module import CausalLMModule
+from ftframe.models.positions import beyond_positions
 from ftframe.models.precision import Precision
 from ftframe.models.probing import eagerly
 from ftframe.models.quantisation import is_fp8
@@ -67,6 +68,22 @@ def check_cell(cfg: Any, precision: Precision) -> None:
     quantization_config = build(quant, "quant") if quant is not None else None
     if cfg.peft is not None:
         check_adapter(build(cfg.peft, "peft"), quantization_config, on_gpu=on_gpu(cfg.trainer.accelerator))
+
+
+def check_length(cfg: Any, config: Any) -> None:
+    """Warn where examples may be longer than what the model was made for.
+
+    Args:
+        cfg: The run's config.
+        config: The base model's, of transformers.
+
+    Raises:
+        ConfigError: If it cannot take them.
+    """
+    of_tasks = [task.max_length or cfg.data.max_length for task in cfg.data.tasks.values()]
+    warning = beyond_positions(config, max(of_tasks, default=cfg.data.max_length), packed=cfg.data.packing)
+    if warning is not None:
+        print_line(f"warning: {warning}")
 
 
 def base_spec(cfg: Any) -> BaseSpec:

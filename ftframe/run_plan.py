@@ -88,6 +88,7 @@ def plan_run(cfg: Any, resumption: Resumption) -> Plan:
     checkpoint = _find_checkpoint(resumption)
     trainer = _build_trainer(cfg, precision, callbacks=[Randomness(cfg.seed), throughput])
     tokenizer, model_config = preparation.load_tokenizer_of(cfg)
+    assembly.check_length(cfg, model_config)
     attention = choices.choose_attention(cfg, model_config, precision)
     base_fingerprint = assembly.base_fingerprint(cfg, precision)
     inputs = preparation.prepare_inputs(cfg, tokenizer, attention)

@@ -14,6 +14,7 @@ from ftframe.choices import precision_of, quant_node
 from ftframe.data.prompt_templates import Alpaca
 from ftframe.errors import ConfigError
 from ftframe.metrics.generation import Sampling
+from ftframe.models.base import load_config
 from ftframe.models.record import Record
 from ftframe.templates import artifact_template, build_template, template_sha256
 
@@ -135,3 +136,20 @@ def test_answers_are_generated_uncompiled(monkeypatch) -> None:
     assert graphs == []
     model(torch.zeros(2))
     assert len(graphs) == 1
+
+
+LENGTHS = {
+    "none": ((), False),
+    "all": (("data.max_length=513",), True),
+    "task": (("data=mix", "+data.tasks.a={dataset: {name: people}, max_length: 513}", "data.max_length=64"), True),
+    "tasks of their own": (("data=mix", "+data.tasks.a={dataset: {name: people}, max_length: 64}"), False),
+}
+
+
+@pytest.mark.parametrize(("overrides", "warned"), LENGTHS.values(), ids=LENGTHS)
+def test_rows_longer_than_what_the_model_was_made_for_are_warned_of(
+    overrides: tuple[str, ...], warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = compose.check(compose.compose("fit", list(overrides)))
+    assembly.check_length(cfg, load_config(assembly.base_spec(cfg)))
+    assert ("warning: data.max_length=513 is more than the 512 positions" in capsys.readouterr().out) is warned

@@ -80,6 +80,7 @@ def plan(cfg: Any) -> None:
     assembly.check_nodes(cfg)
     choices.check_engine(cfg, on_gpu=True, possible=True)
     scene = _scene(cfg)
+    assembly.check_length(cfg, scene.work.config)
     console.print_facts(list(_model_facts(scene)), title="Model")
     _print_memory(scene)
     console.print_facts(list(_run_facts(scene)), title="Run")
