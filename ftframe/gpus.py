@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ftframe.errors import ConfigError, did_you_mean
 
@@ -58,6 +58,19 @@ def find_gpu(name: str) -> Gpu:
         if known.lower() == name.lower():
             return gpu
     raise ConfigError(f"gpu={name} is unknown.{did_you_mean(name, GPUS)}\nKnown: {', '.join(GPUS)}.")
+
+
+def stand_in(device_name: str, memory: float, *, has_fp8: bool) -> tuple[Gpu, str]:
+    """A device that is none of this table, as fast as the one whose memory is nearest, and the name of that one.
+
+    Args:
+        device_name: As `torch.cuda.get_device_name` gives it.
+        memory: Its memory in GiB.
+        has_fp8: Whether it multiplies in FP8.
+    """
+    nearest = min(GPUS.values(), key=lambda gpu: abs(gpu.memory - memory))
+    fp8_tflops = 2 * nearest.tflops if has_fp8 else None
+    return replace(nearest, name=device_name, memory=memory, fp8_tflops=fp8_tflops), nearest.name
 
 
 def identify(device_name: str, memory: float) -> Gpu | None:

@@ -1,7 +1,7 @@
 import pytest
 
 from ftframe.errors import ConfigError
-from ftframe.gpus import GPUS, find_gpu, identify
+from ftframe.gpus import GPUS, find_gpu, identify, stand_in
 
 
 @pytest.mark.parametrize("name", ["H100", "h100", "RTX 4090", "rtx 4090", "A100 40gb"])
@@ -48,6 +48,19 @@ def test_a_driver_names_one_of_the_table(device, memory, name):
 )
 def test_others_are_not_taken_for_one_of_the_table(device):
     assert identify(device, 16.0) is None
+
+
+@pytest.mark.parametrize(
+    ("memory", "has_fp8", "like"),
+    [(14.6, False, "L4"), (35.0, True, "A100 40GB"), (191.5, True, "B200")],
+    ids=["small", "between", "large"],
+)
+def test_one_that_is_not_in_the_table_has_its_own_memory_and_the_speed_of_the_nearest(memory, has_fp8, like):
+    gpu, name = stand_in("Mine", memory, has_fp8=has_fp8)
+    known = GPUS[like]
+    assert (gpu.name, gpu.memory, name) == ("Mine", memory, like)
+    assert (gpu.tflops, gpu.bandwidth) == (known.tflops, known.bandwidth)
+    assert gpu.fp8_tflops == (2 * known.tflops if has_fp8 else None)
 
 
 def test_figures_are_in_the_units_that_they_say():

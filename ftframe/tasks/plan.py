@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from ftframe import assembly, choices, console, nodes
 from ftframe.engine import ROOM, Workload, choose_compile, choose_memory, fastest, plan_layout, usable_settings
 from ftframe.errors import ConfigError
-from ftframe.gpus import GIBIBYTE, GPUS, Gpu, find_gpu
+from ftframe.gpus import GIBIBYTE, GPUS, Gpu, find_gpu, stand_in
 from ftframe.models.adapter import check_adapter
 from ftframe.models.base import is_local_model, load_config
 from ftframe.models.footprint import Footprint, Layout, estimate, largest_micro_batch, with_memory
@@ -79,7 +80,7 @@ def plan(cfg: Any) -> None:
     """
     assembly.check_nodes(cfg)
     choices.check_engine(cfg, on_gpu=True, possible=True)
-    scene = _scene(cfg)
+    scene = _scene(cfg, _gpu(cfg.gpu))
     assembly.check_length(cfg, scene.work.config)
     console.print_facts(list(_model_facts(scene)), title="Model")
     _print_memory(scene)
@@ -89,8 +90,7 @@ def plan(cfg: Any) -> None:
         _print_remedies(scene)
 
 
-def _scene(cfg: Any) -> Scene:
-    gpu = _gpu(cfg.gpu)
+def _scene(cfg: Any, gpu: Gpu) -> Scene:
     if _is_fp8(cfg) and gpu.fp8_tflops is None:
         able = ", ".join(other.name for other in GPUS.values() if other.fp8_tflops is not None)
         raise ConfigError(f"quant=fp8: {gpu.name} has no FP8. Use quant=4bit or quant=8bit, or a gpu of: {able}.")
@@ -135,7 +135,23 @@ def _room(gpu: Gpu) -> float:
 
 def _gpu(name: str | None) -> Gpu:
     """The GPU to plan for: the one that is named, this machine's, or else an H100."""
-    return find_gpu(name) if name is not None else choices.gpu_of_device() or GPUS["H100"]
+    if name is not None:
+        return find_gpu(name)
+    memory = choices.memory_of_device()
+    if memory is None:
+        return GPUS["H100"]
+    return choices.gpu_of_device() or _unknown_gpu(memory / GIBIBYTE)
+
+
+def _unknown_gpu(memory: float) -> Gpu:
+    """This machine's GPU, given its memory in GiB, where no one knows how fast it is."""
+    has_fp8 = torch.cuda.get_device_capability() >= (8, 9)
+    gpu, nearest = stand_in(torch.cuda.get_device_name(), memory, has_fp8=has_fp8)
+    console.print_line(
+        f"warning: how fast {gpu.name} is, is not known: it is planned with its own memory, and with the speed of the "
+        f"{nearest}, the nearest in memory. gpu=<name> plans for another."
+    )
+    return gpu
 
 
 def _precision(cfg: Any) -> Precision:
@@ -268,7 +284,7 @@ def _in_4bit(scene: Scene) -> Scene:
 
 def _with_lora(scene: Scene) -> Scene:
     """With `peft=lora`."""
-    return _scene(_with(scene.cfg, "peft", _LORA))
+    return _scene(_with(scene.cfg, "peft", _LORA), scene.gpu)
 
 
 def _with(cfg: Any, key: str, node: dict[str, Any]) -> Any:

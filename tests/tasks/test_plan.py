@@ -8,9 +8,11 @@ import socket
 import sys
 
 import pytest
+import torch
 
+from ftframe import choices
 from ftframe.cli import main
-from ftframe.gpus import GPUS
+from ftframe.gpus import GIBIBYTE, GPUS
 
 EAGER = ("model=llama2", "model.compile=false")
 TOO_LARGE = (*EAGER, "peft=lora", "gpu=RTX 4090", "data.max_length=1024", "data.batch_size=8", "memory=none")
@@ -142,6 +144,26 @@ def test_devices_share_a_step(plan):
     assert sixteen["tokens per optimizer step"] == ["65,536 (full rows, 16 devices)"]
     assert sixteen["tokens of the run"] == ["6,553,600"]
     assert sixteen["hours of training"] == one["hours of training"]
+
+
+@pytest.fixture
+def unknown_gpu(monkeypatch):
+    """A machine with a GPU that is not in the table, and without FP8."""
+    monkeypatch.setattr(choices, "memory_of_device", lambda: 14.6 * GIBIBYTE)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+
+
+def test_a_gpu_of_this_machine_that_is_not_known_is_planned_with_its_memory(plan, unknown_gpu):
+    code, printed, complaints = plan(*EAGER, "peft=none")
+    assert code == 0, complaints
+    assert tables(printed)["planned for"] == ["Tesla T4, 14.6 GiB, model.compile=false"]
+    assert printed.count("warning: how fast Tesla T4 is, is not known") == 1  # with a remedy that is planned anew
+    assert "the speed of the L4" in printed and "of 14.6" in printed
+    code, _, complaints = plan(*EAGER, "peft=lora", "quant=fp8")
+    assert code == 2 and "Tesla T4 has no FP8" in complaints
+    _, printed, _ = plan(*EAGER, "peft=lora", "gpu=H100")
+    assert "warning" not in printed and tables(printed)["planned for"][0].startswith("H100, ")
 
 
 def test_a_gpu_without_fp8_is_refused_and_told(plan):
