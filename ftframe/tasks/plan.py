@@ -245,28 +245,63 @@ def _print_remedies(scene: Scene) -> None:
     console.print_line(
         f"This does not fit: {scene.footprint().total / GIBIBYTE:.1f} GiB of {scene.gpu.memory:.1f}. What would:"
     )
-    found = list(_remedies(scene))
+    found = list(_remedies(scene)) or list(_pairs(scene))
     for line in found or ["a smaller model, or a larger GPU"]:
         console.print_line(f"  {line}")
 
 
 def _remedies(scene: Scene) -> Iterator[str]:
+    """What would do by itself."""
     memory = next((name for name in scene.usable if scene.fits(name)), None)
     if memory is not None:
-        plain_word = " gradient_checkpointing=false" if scene.cfg.gradient_checkpointing else ""
-        yield f"memory={memory}{plain_word}"
+        yield _memory_override(scene, memory)
+    yield from _fewer_tokens(scene)
+    for override, meaning, changed in _smaller_weights(scene):
+        if _fits(changed):
+            yield f"{override}  ({meaning})"
+
+
+def _pairs(scene: Scene) -> Iterator[str]:
+    """What would do together with another."""
+    for override, _, changed in _smaller_weights(scene):
+        yield from (f"{override} {second}" for second in _remedies(changed))
+    least = scene.usable[-1]
+    if least != scene.memory:
+        first = _memory_override(scene, least)
+        yield from (f"{first} {second}" for second in _fewer_tokens(replace(scene, memory=least)))
+    length = _length_that_fits(scene, rows=1)
+    if length is not None and scene.cfg.data.batch_size > 1:
+        yield f"data.batch_size=1 data.max_length={length}"
+
+
+def _memory_override(scene: Scene, name: str) -> str:
+    plain_word = " gradient_checkpointing=false" if scene.cfg.gradient_checkpointing else ""
+    return f"memory={name}{plain_word}"
+
+
+def _fewer_tokens(scene: Scene) -> Iterator[str]:
     rows = _largest(scene, scene.memory, scene.gpu)
     if rows:
         yield f"data.batch_size={rows}"
-    length = scene.cfg.data.max_length
-    while length > 64 and not scene.fits(tokens=scene.cfg.data.batch_size * length):
-        length //= 2
-    if length != scene.cfg.data.max_length and scene.fits(tokens=scene.cfg.data.batch_size * length):
+    length = _length_that_fits(scene, rows=scene.cfg.data.batch_size)
+    if length is not None:
         yield f"data.max_length={length}"
-    if scene.cfg.quant is None and scene.cfg.peft is not None and _fits(_in_4bit(scene)):
-        yield "quant=4bit  (a frozen base in 4 bits)"
-    if scene.cfg.peft is None and _fits(_with_lora(scene)):
-        yield "peft=lora  (an adapter in place of all weights)"
+
+
+def _length_that_fits(scene: Scene, *, rows: int) -> int | None:
+    """The longest of a half, a quarter and so on of `data.max_length` that fits, if there is one."""
+    length = scene.cfg.data.max_length
+    while length > 64 and not scene.fits(tokens=rows * length):
+        length //= 2
+    return length if length != scene.cfg.data.max_length and scene.fits(tokens=rows * length) else None
+
+
+def _smaller_weights(scene: Scene) -> Iterator[tuple[str, str, Scene]]:
+    """Overrides with which the weights take less, what each means, and what it makes of the plan."""
+    if scene.cfg.quant is None and scene.cfg.peft is not None:
+        yield "quant=4bit", "a frozen base in 4 bits", _in_4bit(scene)
+    if scene.cfg.peft is None:
+        yield "peft=lora", "an adapter in place of all weights", _with_lora(scene)
 
 
 def _fits(scene: Scene) -> bool:
@@ -279,7 +314,7 @@ def _in_4bit(scene: Scene) -> Scene:
     """With `quant=4bit`; a layer saves the same."""
     work = scene.work
     cfg = _with(scene.cfg, "quant", _4BIT)
-    return replace(scene, work=choices.workload_of(cfg, work.precision, work.config, tokens=work.tokens))
+    return replace(scene, cfg=cfg, work=choices.workload_of(cfg, work.precision, work.config, tokens=work.tokens))
 
 
 def _with_lora(scene: Scene) -> Scene:

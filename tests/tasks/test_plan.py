@@ -236,7 +236,37 @@ def test_all_weights_of_a_large_model_are_more_than_one_gpu_has(plan):
     code, printed, _ = plan(*EAGER, "peft=lora", "gpu=RTX 4090")
     assert code == 0
     assert "This does not fit" not in printed
-    assert "a smaller model" in plan(*EAGER, "peft=none", "gpu=L4", "model.config.num_hidden_layers=160")[1]
+    wide = (
+        "model.config.num_hidden_layers=8",
+        "model.config.hidden_size=32768",
+        "model.config.intermediate_size=131072",
+    )
+    assert "a smaller model" in plan(*EAGER, "peft=none", "gpu=L4", *wide)[1]
+
+
+PAIRS = {
+    "weights": (("peft=none", "model.config.num_hidden_layers=160"), [{"peft", "quant"}]),
+    "tokens": (
+        ("peft=lora", "memory=none", "data.max_length=4096", "data.batch_size=16"),
+        [
+            {"quant", "data.max_length"},
+            {"memory", "data.batch_size"},
+            {"memory", "data.max_length"},
+            {"data.batch_size", "data.max_length"},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "keys"), PAIRS.values(), ids=PAIRS)
+def test_where_no_override_is_enough_two_are_named(plan, overrides, keys):
+    typed = (*EAGER, "gpu=L4", *overrides)
+    found = remedies(plan(*typed)[1])
+    assert [{override.partition("=")[0] for override in pair} for pair in found] == keys
+    for pair in found:
+        code, printed, complaints = plan(*typed, *pair)
+        assert code == 0, complaints
+        assert "This does not fit" not in printed, pair
 
 
 def test_a_base_in_fp8_takes_half(plan):
