@@ -207,6 +207,7 @@ def _run_facts(scene: Scene) -> Iterator[tuple[str, Any]]:
         yield "tokens of the run", f"{per_step * cfg.trainer.max_steps:,}"
         yield "hours of training", f"{per_step * cfg.trainer.max_steps / speed / 3600:.3f}"
     else:
+        yield "tokens of the run", "known with the data (ftframe preview)"
         yield "hours per million tokens", f"{1e6 / speed / 3600:.3f}"
     saved = size.trained_bytes + 2 * 4 * size.trained
     kept = (cfg.checkpoint.keep + cfg.checkpoint.save_best) if cfg.checkpoint.every_n_steps else 0

@@ -108,6 +108,7 @@ def test_every_gpu_is_told(qlora):
 @pytest.mark.slow
 def test_the_run_is_told(qlora):
     assert qlora["tokens per optimizer step"] == ["1,024 (full rows, one device)"]
+    assert qlora["tokens of the run"] == ["known with the data (ftframe preview)"]
     assert number(qlora["hours per million tokens"][0]) > 0
     assert qlora["download, GiB"] == ["about 12.6"]
 
