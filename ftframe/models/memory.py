@@ -37,30 +37,42 @@ def arrange_memory(model: Any, setting: str, *, compiles: bool, share: float = 0
     if setting == "checkpoint":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if setting == "offload":
-        model.enable_input_require_grads()  # which checkpoints of this kind go by
         for layer in layers_of(model):
-            layer.forward = partial(_on_host, compiled(layer.forward) if compiles else layer.forward)
+            forward = partial(_recomputed, layer.forward)
+            layer.forward = partial(_on_host, compiled(forward) if compiles else forward)
     elif compiles:
         compile_layers(model)
 
 
-def _on_host(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """A layer of which only the input is kept. Compiled as one with it, what no gradient needs is not done again."""
+    return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)
+
+
+def _on_host(forward: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
     """A layer whose input waits on the host for its turn in the backward pass."""
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    with HostCopies():
-        return checkpoint(partial(forward, **kwargs), *args, use_reentrant=True)
+    with HostCopies(hidden):
+        return forward(hidden, *args, **kwargs)
 
 
 class HostCopies(saved_tensors_hooks):
-    """Tensors that are saved for the backward pass on a GPU go to the host, and come back one ahead of their turn.
+    """A tensor on a GPU goes to the host if it is saved for the backward pass, and comes back one ahead of its turn.
 
-    `torch.autograd.graph.save_on_cpu` does so too, and has the device wait for each copy.
+    `torch.autograd.graph.save_on_cpu` does so with every tensor, weights too, and has the device wait for each copy.
     """
 
-    def __init__(self) -> None:
-        """One can be made for each block."""
-        super().__init__(_put_aside, _bring_back)
+    def __init__(self, tensor: Tensor) -> None:
+        """One can be made for each block.
+
+        Args:
+            tensor: Others that are saved stay where they are.
+        """
+        storage = tensor.untyped_storage()._cdata
+
+        def pack(saved: Tensor) -> Tensor | _Aside:
+            return _put_aside(saved) if saved.untyped_storage()._cdata == storage else saved
+
+        super().__init__(pack, lambda packed: _bring_back(packed) if isinstance(packed, _Aside) else packed)
 
 
 class _Aside:

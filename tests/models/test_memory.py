@@ -3,8 +3,9 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig
+from torch.profiler import profile
 
-from ftframe.models import compiling
+from ftframe.models import compiling, memory
 from ftframe.models.adapter import attach_adapter
 from ftframe.models.memory import SETTINGS, arrange_memory
 from ftframe.models.random_init import random_model
@@ -114,3 +115,26 @@ def test_outputs_without_gradients_are_the_same(shape, batch, setting):
         found = model(**batch).logits
         expected = arranged(shape, "none").eval()(**batch).logits
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("compiles", [True, False], ids=["compiled", "uncompiled"])
+def test_of_each_layer_only_its_input_waits_on_the_host(shape, batch, compiles, eager_backend, monkeypatch):
+    put_aside, aside = memory._put_aside, []
+    monkeypatch.setattr(memory, "_put_aside", lambda tensor: aside.append(tensor.shape) or put_aside(tensor))
+    model = arranged(shape, "offload", compiles=compiles)
+    gradients(model, batch)
+    assert aside == [(*batch["input_ids"].shape, shape.hidden_size)] * shape.num_hidden_layers
+
+
+def test_offloaded_layers_do_not_multiply_again_what_no_gradient_needs(shape, batch, eager_backend):
+    """The last product of a layer is what the next one has kept."""
+    counts = {}
+    for setting in ("none", "offload"):
+        torch._dynamo.reset()
+        model = arranged(shape, setting, compiles=True)
+        gradients(model, batch)  # compiles it
+        with profile() as profiler:
+            gradients(model, batch)
+        counts[setting] = next(event.count for event in profiler.key_averages() if event.key == "aten::mm")
+    all_of_them, needless = 7 * 3, 2  # by W, A and B of each projection; the last one's by W and B
+    assert counts["offload"] - counts["none"] == shape.num_hidden_layers * (all_of_them - needless)
