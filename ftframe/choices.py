@@ -25,6 +25,7 @@ from ftframe.gpus import GIBIBYTE, Gpu, identify
 from ftframe.models.adapter_compute import is_plain_lora
 from ftframe.models.causal_attention import CAUSAL, CUDNN, FEW_SHAPES, gains_from_cudnn, sees_all_before
 from ftframe.models.precision import Precision, resolve_precision
+from ftframe.models.quantisation import has_ample_form
 from ftframe.models.varlen_attention import VARLEN, check_varlen
 from ftframe.nodes import build, plain
 
@@ -146,7 +147,21 @@ def check_engine(cfg: Any, *, on_gpu: bool, possible: bool) -> None:
         deterministic=cfg.deterministic,
         parameters=WORTH_COMPILING,
     )
-    choose_memory(cfg.memory.name, gradient_checkpointing=cfg.gradient_checkpointing, compiles=compiles)
+    memory_of(cfg, compiles=compiles)
+
+
+def memory_of(cfg: Any, *, compiles: bool) -> str:
+    """The setting of `memory` that is asked for, or `auto`.
+
+    Raises:
+        ConfigError: If it contradicts another key.
+    """
+    return choose_memory(
+        cfg.memory.name,
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        compiles=compiles,
+        has_ample_form=has_ample_form(plain(cfg.quant)),
+    )
 
 
 def engine_of(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> Engine:
@@ -170,7 +185,7 @@ def engine_of(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> En
         deterministic=cfg.deterministic,
         parameters=work.size.parameters if work is not None else 0,
     )
-    memory = choose_memory(cfg.memory.name, gradient_checkpointing=cfg.gradient_checkpointing, compiles=compiles)
+    memory = memory_of(cfg, compiles=compiles)
     if work is None:
         return Engine(compiles, False, "none" if memory == "auto" else memory, cfg.activation_budget)
     return choose_engine(

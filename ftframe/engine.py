@@ -16,8 +16,8 @@ import torch
 from ftframe.errors import ConfigError
 from ftframe.gpus import GIBIBYTE
 from ftframe.models.activations import saved_bytes
-from ftframe.models.footprint import STATE_BYTES, Footprint, Layout, Saved, compute_bytes_of, estimate, with_memory
-from ftframe.models.memory import SETTINGS
+from ftframe.models.footprint import STATE_BYTES, Footprint, Layout, Saved, estimate, with_memory
+from ftframe.models.memory import COMPILED, SETTINGS
 from ftframe.models.model_size import ModelSize, measure_size
 from ftframe.models.precision import Precision
 
@@ -26,6 +26,12 @@ WORTH_COMPILING = 500_000_000
 
 ROOM = 0.94
 """Share of a device's memory that a plan may fill: the rest is the driver's, and lost between blocks."""
+
+_BY_COMPILER = {
+    "ample": ("keeps weights for the compiler's products", "none"),
+    "budget": ("lets the compiler choose what to compute twice", "checkpoint"),
+}
+"""What a setting of memory does that only compiled layers can, and which does without."""
 
 _COMPILE = {"auto": None, "true": True, "false": False}
 
@@ -142,18 +148,29 @@ def choose_compile(value: str, *, on_gpu: bool, possible: bool, deterministic: b
     return on_gpu and possible and not deterministic and parameters >= WORTH_COMPILING
 
 
-def choose_memory(word: str, *, gradient_checkpointing: bool, compiles: bool) -> str:
+def choose_memory(word: str, *, gradient_checkpointing: bool, compiles: bool, has_ample_form: bool) -> str:
     """The setting that is asked for, or `auto`, from `memory` and its plain word `gradient_checkpointing`.
 
+    Args:
+        word: `auto` or one of `memory.SETTINGS`.
+        gradient_checkpointing: Whether the plain word is given.
+        compiles: Whether layers are compiled.
+        has_ample_form: Whether the base is quantised so that it can be kept as it is multiplied, too.
+
     Raises:
-        ConfigError: If the two contradict each other, or `budget` is to do without the compiler.
+        ConfigError: If the two contradict each other, or what the setting needs is not there.
     """
     if gradient_checkpointing and word not in ("auto", "checkpoint"):
         raise ConfigError(f"gradient_checkpointing=true means memory=checkpoint, and memory={word}. Leave one out.")
-    if word == "budget" and not compiles:
+    if word == "ample" and not has_ample_form:
         raise ConfigError(
-            "memory=budget lets the compiler choose what to compute twice, and model.compile is off. "
-            "Set model.compile=true, or memory=checkpoint."
+            "memory=ample keeps quantised weights as they are multiplied, too, and there are none of 4 bits or FP8. "
+            "Set memory=none, which is as fast, or quant=4bit."
+        )
+    if word in COMPILED and not compiles:
+        does, instead = _BY_COMPILER[word]
+        raise ConfigError(
+            f"memory={word} {does}, and model.compile is off. Set model.compile=true, or memory={instead}."
         )
     return "checkpoint" if gradient_checkpointing else word
 
@@ -177,9 +194,11 @@ def choose_engine(work: Workload, *, compiles: bool, memory: str, share: float, 
     return Engine(compiles, chunks, memory, share, work.size, footprints.get(memory))
 
 
-def usable_settings(*, compiles: bool) -> list[str]:
-    """Settings of memory, the fastest first; `budget` is the compiler's."""
-    return [name for name in SETTINGS if compiles or name != "budget"]
+def usable_settings(size: ModelSize, *, compiles: bool) -> list[str]:
+    """Settings of memory that a model has, the fastest first."""
+    return [
+        name for name in SETTINGS if (compiles or name not in COMPILED) and (name != "ample" or size.ample_bytes > 0)
+    ]
 
 
 def fastest(footprints: Mapping[str, Footprint], room: float) -> str:
@@ -193,7 +212,8 @@ def plan_settings(work: Workload, *, compiles: bool, chunks_loss: bool, share: f
     layout = plan_layout(work, compiles=compiles, chunks_loss=chunks_loss, share=share)
     if layout is None:
         return None
-    return {name: estimate(work.size, with_memory(layout, name)) for name in usable_settings(compiles=compiles)}
+    names = usable_settings(work.size, compiles=compiles)
+    return {name: estimate(work.size, with_memory(layout, name)) for name in names}
 
 
 def plan_layout(work: Workload, *, compiles: bool, chunks_loss: bool, share: float) -> Layout | None:
@@ -219,7 +239,7 @@ def plan_layout(work: Workload, *, compiles: bool, chunks_loss: bool, share: flo
     text = work.config.get_text_config()
     return Layout(
         tokens=work.tokens,
-        compute_bytes=compute_bytes_of(precision.compute_dtype),
+        compute_bytes=precision.compute_dtype.itemsize,
         compiles=compiles,
         chunks_loss=chunks_loss,
         memory="none",

@@ -53,6 +53,7 @@ def _remedies(cfg: Any) -> Iterator[str]:
         )
     if value("gradient_checkpointing") is False and getattr(value("memory"), "name", None) in (
         "auto",
+        "ample",
         "none",
         "budget",
     ):

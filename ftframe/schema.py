@@ -34,6 +34,8 @@ class Memory(Enum):
 
     auto = "auto"
     """The fastest of the others that fits the GPU at hand."""
+    ample = "ample"
+    """They are kept, and weights of 4 bits or FP8 as they are multiplied, too: unpacked, or transposed."""
     none = "none"
     """They are kept."""
     budget = "budget"

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from peft import LoraConfig
@@ -105,21 +107,28 @@ def test_a_cpu_needs_the_compiler_that_torch_would_start(name, tmp_path, monkeyp
         ("checkpoint", True, "checkpoint"),
         ("offload", False, "offload"),
         ("budget", False, "budget"),
+        ("ample", False, "ample"),
     ],
 )
 def test_what_is_asked_for(word, plain, expected):
-    assert choose_memory(word, gradient_checkpointing=plain, compiles=True) == expected
+    assert choose_memory(word, gradient_checkpointing=plain, compiles=True, has_ample_form=True) == expected
 
 
-@pytest.mark.parametrize("word", ["none", "budget", "offload"])
+@pytest.mark.parametrize("word", ["ample", "none", "budget", "offload"])
 def test_contradicting_words_are_both_named(word):
     with pytest.raises(ConfigError, match=f"gradient_checkpointing=true .* memory={word}"):
-        choose_memory(word, gradient_checkpointing=True, compiles=True)
+        choose_memory(word, gradient_checkpointing=True, compiles=True, has_ample_form=True)
 
 
-def test_a_budget_without_a_compiler_names_the_keys():
-    with pytest.raises(ConfigError, match=r"memory=budget .* model\.compile=true, or memory=checkpoint"):
-        choose_memory("budget", gradient_checkpointing=False, compiles=False)
+@pytest.mark.parametrize(("word", "instead"), [("budget", "checkpoint"), ("ample", "none")])
+def test_what_needs_the_compiler_names_the_keys_without_it(word, instead):
+    with pytest.raises(ConfigError, match=rf"memory={word} .* model\.compile=true, or memory={instead}"):
+        choose_memory(word, gradient_checkpointing=False, compiles=False, has_ample_form=True)
+
+
+def test_weights_without_another_form_are_not_kept_in_it():
+    with pytest.raises(ConfigError, match=r"memory=ample .* Set memory=none, .* or quant=4bit"):
+        choose_memory("ample", gradient_checkpointing=False, compiles=True, has_ample_form=False)
 
 
 def check_choices(work, names, **options):
@@ -141,6 +150,8 @@ def test_the_fastest_setting_that_fits_is_chosen(work):
 def test_the_fastest_setting_that_fits_is_chosen_where_layers_are_compiled(work, monkeypatch):
     monkeypatch.setattr("ftframe.engine.saved_bytes", lambda *_, share, **__: Saved(2000.0 * share))
     check_choices(work, ["none", "budget", "checkpoint", "offload"], compiles=True, share=0.5)
+    quantised = replace(work, size=replace(work.size, ample_bytes=1e9))
+    check_choices(quantised, ["ample", "none", "budget", "checkpoint", "offload"], compiles=True, share=0.5)
 
 
 def test_nothing_is_recomputed_where_the_capacity_is_not_known(work):

@@ -17,7 +17,19 @@ from torch import Tensor, nn
 
 
 class CompilableLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]  # which has no types
-    """A frozen 4-bit layer, [..., in_features] to [..., out_features]."""
+    """A frozen 4-bit layer, [..., in_features] to [..., out_features].
+
+    Attributes:
+        unpacked: The weights in the type that they are multiplied in, [out_features, in_features], where they are kept
+            so beside the packed ones.
+    """
+
+    unpacked: Tensor | None = None
+
+    def unpack(self) -> Tensor:
+        """The weights in the type that they are multiplied in, [out_features, in_features]."""
+        state: QuantState = self.weight.quant_state
+        return dequantised(self.weight.data, state, self.compute_dtype or state.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply in the layer's compute type; the result has the input's type."""
@@ -25,11 +37,16 @@ class CompilableLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]  # which ha
             result: Tensor = super().forward(x)
             return result
         values = x.to(self.compute_dtype or x.dtype)
-        state: QuantState = self.weight.quant_state
-        product: Tensor = _Product.apply(values, self.weight, state)  # type: ignore[no-untyped-call]
+        product = self._product(values)
         if self.bias is not None:
             product = product + self.bias.to(product.dtype)
         return product.to(x.dtype)
+
+    def _product(self, values: Tensor) -> Tensor:
+        if self.unpacked is not None:
+            return F.linear(values, self.unpacked)
+        product: Tensor = _Product.apply(values, self.weight, self.weight.quant_state)  # type: ignore[no-untyped-call]
+        return product
 
 
 class _Product(torch.autograd.Function):
@@ -95,6 +112,13 @@ def _scales_by_row(state: Any) -> Tensor:
     rows, columns = state.shape
     scales = _scales(state).view(rows, -1, 1)
     return scales.expand(rows, columns // state.blocksize, state.blocksize).reshape(rows, columns)
+
+
+def keep_unpacked(model: nn.Module) -> None:
+    """Have every 4-bit layer that the compiler sees into keep its weights unpacked, too, if it does not yet."""
+    for module in model.modules():
+        if isinstance(module, CompilableLinear4bit) and module.unpacked is None:
+            module.unpacked = module.unpack()
 
 
 def let_compiler_see(model: nn.Module) -> None:

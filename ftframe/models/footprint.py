@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import torch
-
 from ftframe.models.loss import CHUNK
 from ftframe.models.model_size import ModelSize
 
@@ -31,7 +29,7 @@ class Footprint:
     """Bytes on the device at the peak of a step.
 
     Attributes:
-        weights: The base, quantised or not.
+        weights: The base, quantised or not, or both.
         adapter: What trains, in its master precision; 0 where that is the base.
         gradients: Of what trains.
         optimizer: Its state.
@@ -113,9 +111,9 @@ def estimate(size: ModelSize, layout: Layout) -> Footprint:
         size: The model.
         layout: The micro-batch.
     """
-    trains_base = size.frozen_bytes == 0
+    trains_base, is_ample = size.frozen_bytes == 0, layout.memory == "ample"
     return Footprint(
-        weights=size.trained_bytes if trains_base else size.frozen_bytes,
+        weights=size.trained_bytes if trains_base else size.frozen_bytes + is_ample * size.ample_bytes,
         adapter=0.0 if trains_base else float(size.trained_bytes),
         gradients=float(size.trained_bytes),
         optimizer=size.trained * layout.state_bytes,
@@ -152,7 +150,7 @@ def _activations(size: ModelSize, layout: Layout) -> float:
     """Of all layers, and the states before and behind them."""
     states = size.hidden * layout.compute_bytes * layout.tokens
     around = 3 * states  # the embeddings, and in float32 what goes into the last norm
-    if layout.memory == "none":
+    if layout.memory in ("ample", "none"):
         return around + size.layers * layout.saved.of(layout.tokens)
     if layout.memory == "budget":
         return around + size.layers * layout.saved_by_budget.of(layout.tokens)
@@ -172,13 +170,10 @@ def _loss(size: ModelSize, layout: Layout) -> float:
 
 def _workspace(size: ModelSize, layout: Layout) -> float:
     """Of the backward pass of one layer, what it recomputes included."""
-    kept = {"none": layout.saved, "budget": layout.saved_by_budget}.get(layout.memory, Saved(0.0))
+    kept_by = {"ample": layout.saved, "none": layout.saved, "budget": layout.saved_by_budget}
+    kept = kept_by.get(layout.memory, Saved(0.0))
     recomputed = max(layout.saved.of(layout.tokens) - kept.of(layout.tokens), 0.0)
     copies = 3 if layout.compiles else 5
     flowing = copies * layout.feed_forward * layout.compute_bytes * layout.tokens
-    return recomputed + flowing + 2 * size.largest_matrix * layout.compute_bytes + _LIBRARIES
-
-
-def compute_bytes_of(dtype: torch.dtype) -> int:
-    """Bytes of a number of this type."""
-    return int(torch.empty(0, dtype=dtype).element_size())
+    unpacked = 0 if layout.memory == "ample" else 2 * size.largest_matrix * layout.compute_bytes
+    return recomputed + flowing + unpacked + _LIBRARIES

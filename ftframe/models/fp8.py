@@ -67,10 +67,17 @@ class Fp8Linear(nn.Linear):
 
     `weight` holds the bits as bytes, [out_features, in_features]: what looks at weights, as PEFT does for the type of
     its own, takes eight-bit floats for a type to compute in.
+
+    Attributes:
+        scale: Of each row, [out_features, 1].
+        ones: As many as there are columns, [1, in_features].
+        turned: The weights transposed, [in_features, out_features], as the backward pass multiplies by them, where they
+            are kept so as well.
     """
 
     scale: Tensor
     ones: Tensor
+    turned: Tensor | None = None
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Fp8Linear:
@@ -87,7 +94,8 @@ class Fp8Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Multiply in FP8; the result has the input's type."""
         weight = self.weight.view(FORMAT)
-        product: Tensor = _Product.apply(input.flatten(0, -2), weight, self.scale, self.ones)  # type: ignore[no-untyped-call]
+        parts = weight, self.scale, self.ones, self.turned
+        product: Tensor = _Product.apply(input.flatten(0, -2), *parts)  # type: ignore[no-untyped-call]
         product = product.unflatten(0, input.shape[:-1])
         return product if self.bias is None else product + self.bias.to(input.dtype)
 
@@ -108,17 +116,18 @@ def quantise_rows(values: Tensor) -> tuple[Tensor, Tensor]:
 
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, scale: Tensor, ones: Tensor) -> Tensor:
-        ctx.save_for_backward(weight, scale, ones)
+    def forward(ctx: Any, input: Tensor, weight: Tensor, scale: Tensor, ones: Tensor, turned: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight, scale, ones, turned)
         product: Tensor = multiply(*quantise_rows(input), weight, scale.t(), input.dtype)
         return product
 
     @staticmethod
     def backward(ctx: Any, *outputs: Any) -> Any:
-        weight, scale, ones = ctx.saved_tensors
+        weight, scale, ones, turned = ctx.saved_tensors
         (gradient,) = outputs
         scaled = quantise_rows(gradient * scale.t().to(gradient.dtype))
-        return multiply(*scaled, weight.t().contiguous(), ones, gradient.dtype), None, None, None
+        turned = weight.t().contiguous() if turned is None else turned
+        return multiply(*scaled, turned, ones, gradient.dtype), None, None, None, None
 
 
 @torch.library.custom_op(
@@ -162,6 +171,13 @@ def quantise_linear_layers(model: nn.Module, keep: set[str], device: torch.devic
         plain = cast(nn.Linear, model.get_submodule(name))
         model.set_submodule(name, Fp8Linear.of(plain.to(device)))
         del plain
+
+
+def keep_turned(model: nn.Module) -> None:
+    """Have every layer in FP8 keep its weights as the backward pass multiplies by them, too."""
+    for module in model.modules():
+        if isinstance(module, Fp8Linear):
+            module.turned = module.weight.view(FORMAT).t().contiguous()
 
 
 def dequantise_linear_layers(model: nn.Module, dtype: torch.dtype) -> None:

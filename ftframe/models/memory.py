@@ -12,10 +12,17 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from ftframe.models.compilable_4bit import keep_unpacked
 from ftframe.models.compiling import compile_layers, compiled, layers_of
+from ftframe.models.fp8 import keep_turned
+from ftframe.models.lora_stacks import keep_stacks_unpacked
+from ftframe.models.probing import base_model
 
-SETTINGS = ("none", "budget", "checkpoint", "offload")
+SETTINGS = ("ample", "none", "budget", "checkpoint", "offload")
 """From the fastest to the one that takes the least memory."""
+
+COMPILED = ("ample", "budget")
+"""Those that only compiled layers have."""
 
 _RUNNING = 1
 """Copies to the host that may be under way: the next waits for the oldest, or else the device's memory would fill with
@@ -27,13 +34,18 @@ def arrange_memory(model: Any, setting: str, *, compiles: bool, share: float = 0
 
     Args:
         model: A model of transformers, with or without an adapter.
-        setting: `none` keeps all of them; `budget` lets the compiler choose which to recompute; `checkpoint` keeps the
+        setting: `ample` keeps all of them, and quantised weights as they are multiplied, too; `none` keeps all of them;
+            `budget` lets the compiler choose which to recompute; `checkpoint` keeps the
             input of each layer and recomputes the rest; `offload` does too, and keeps these inputs on the host.
-        compiles: Whether layers are compiled; `budget` needs it.
+        compiles: Whether layers are compiled; `ample` and `budget` need it.
         share: Of the activations that are kept with `budget`.
     """
-    assert setting in SETTINGS and (compiles or setting != "budget"), setting
+    assert setting in SETTINGS and (compiles or setting not in COMPILED), setting
     torch._functorch.config.activation_memory_budget = share if setting == "budget" else 1.0
+    if setting == "ample":
+        keep_stacks_unpacked(model, base_model(model).get_decoder())
+        keep_unpacked(model)
+        keep_turned(model)
     if setting == "checkpoint":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if setting == "offload":

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ftframe.models.adapter_compute import multiply_in_type_of_input
 from ftframe.models.compiling import layers_of
-from ftframe.models.quantisation import bytes_per_weight, kept_layers
+from ftframe.models.quantisation import ample_bytes_per_weight, bytes_per_weight, kept_layers
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class ModelSize:
         trained_bytes: What these take, gradients not counted.
         frozen_bytes: What all others take, quantised where they are.
         quantised_bytes: The part of `frozen_bytes` that is quantised.
+        ample_bytes: What these weights take on top where they are kept as they are multiplied, too.
         frozen_products: Weights that a token is multiplied with and that do not train; embeddings are looked up.
         trained_products: Those that do.
         largest_matrix: Weights of the largest quantised matrix, which is unpacked as a whole.
@@ -49,6 +50,7 @@ class ModelSize:
     attention: int
     vocabulary: int
     head_is_frozen: bool
+    ample_bytes: float = 0.0
 
     def operations(self, tokens: int, squares: float, *, passes: float = 0.0) -> float:
         """Floating-point operations of forward and backward pass.
@@ -99,7 +101,7 @@ def measure_size(
                     weight.data = weight.data.to(dtype) if weight.requires_grad else weight.data
     frozen, trained = _split(model)
     per_weight = bytes_per_weight(quantization_config) if quantization_config is not None else 0.0
-    packed = sum(weight.numel() * per_weight for weight in frozen if id(weight) in quantised)
+    packed_weights = sum(weight.numel() for weight in frozen if id(weight) in quantised)
     plain = sum(weight.numel() * weight.element_size() for weight in frozen if id(weight) not in quantised)
     head = base.get_output_embeddings()
     products = _products(model)
@@ -109,8 +111,8 @@ def measure_size(
         parameters=parameters,
         trained=sum(weight.numel() for weight in trained),
         trained_bytes=sum(weight.numel() * weight.element_size() for weight in trained),
-        frozen_bytes=packed + plain,
-        quantised_bytes=packed,
+        frozen_bytes=packed_weights * per_weight + plain,
+        quantised_bytes=packed_weights * per_weight,
         frozen_products=sum(weight.numel() for weight in products if not weight.requires_grad),
         trained_products=sum(weight.numel() for weight in products if weight.requires_grad),
         largest_matrix=max((weight.numel() for weight in frozen if id(weight) in quantised), default=0),
@@ -119,6 +121,7 @@ def measure_size(
         attention=heads * (getattr(text, "head_dim", None) or text.hidden_size // heads),
         vocabulary=head.weight.shape[0],
         head_is_frozen=type(head) is nn.Linear and not head.weight.requires_grad,
+        ample_bytes=packed_weights * ample_bytes_per_weight(quantization_config) if quantised else 0.0,
     )
 
 

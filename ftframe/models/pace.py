@@ -17,7 +17,7 @@ _BANDWIDTH = 0.85
 _HOST_SECONDS = {True: 0.0004, False: 0.0016}
 """What the host takes to start one layer's kernels, forward or backward, compiled and not."""
 
-_PASSES = {"none": 0.0, "budget": 0.4, "checkpoint": 1.0, "offload": 1.0}
+_PASSES = {"ample": 0.0, "none": 0.0, "budget": 0.4, "checkpoint": 1.0, "offload": 1.0}
 """Forward passes that are computed again."""
 
 
@@ -31,7 +31,7 @@ class Step:
         memory: One of `memory.SETTINGS`.
         compiles: Whether layers are compiled.
         fp8: Whether the base is in FP8.
-        packed_bits: Whether the base's weights are unpacked before each product.
+        packed_bits: Whether the base's weights are unpacked before each product, unless memory is ample.
     """
 
     tokens: int
@@ -58,7 +58,7 @@ def seconds(size: ModelSize, step: Step, gpu: Gpu) -> float:
     if step.fp8 and gpu.fp8_tflops is not None:
         rate *= _FP8_GAIN
     device = work / rate
-    if step.packed_bits:
+    if step.packed_bits and step.memory != "ample":
         unpacked = 2.0 * (size.frozen_products - size.vocabulary * size.hidden)
         device += (2 + again) * (size.quantised_bytes + unpacked) / (gpu.bandwidth * 1e9 * _BANDWIDTH)
     host = (2 + again) * size.layers * _HOST_SECONDS[step.compiles]

@@ -17,6 +17,7 @@ from ftframe.errors import ConfigError
 from ftframe.models.base import BaseSpec
 from ftframe.models.fp8 import Fp8Config
 from ftframe.models.precision import DTYPES
+from ftframe.models.quantisation import means_fp8
 
 RECORD = "ftframe.json"
 FORMAT = 1
@@ -142,7 +143,7 @@ def _is_base(value: Any) -> bool:
 
 
 def _is_quant(value: Any) -> bool:
-    config = Fp8Config if isinstance(value, Mapping) and "load_in_fp8" in value else BitsAndBytesConfig
+    config = Fp8Config if means_fp8(value) else BitsAndBytesConfig
     names = set(inspect.signature(config.__init__).parameters) - {"self", "kwargs"}
     types = {*DTYPES, "uint8", "int8", None}
     return value is None or (

@@ -10,14 +10,16 @@ import torch
 from omegaconf import OmegaConf
 
 from ftframe import assembly, choices, console, nodes
-from ftframe.engine import ROOM, Workload, choose_compile, choose_memory, fastest, plan_layout, usable_settings
+from ftframe.engine import ROOM, Workload, choose_compile, fastest, plan_layout, usable_settings
 from ftframe.errors import ConfigError
 from ftframe.gpus import GIBIBYTE, GPUS, Gpu, find_gpu, stand_in
 from ftframe.models.adapter import check_adapter
 from ftframe.models.base import is_local_model, load_config
 from ftframe.models.footprint import Footprint, Layout, estimate, largest_micro_batch, with_memory
+from ftframe.models.memory import COMPILED
 from ftframe.models.pace import Step, seconds
 from ftframe.models.precision import Precision, resolve_precision
+from ftframe.models.quantisation import means_fp8
 
 _PARTS = ("weights", "adapter", "gradients", "optimizer", "activations", "loss", "workspace")
 _LORA = {"_target_": "peft.LoraConfig", "task_type": "CAUSAL_LM", "r": 16, "target_modules": "all-linear"}
@@ -45,7 +47,7 @@ class Scene:
     @property
     def usable(self) -> list[str]:
         """Settings of memory that go with the rest, the fastest first."""
-        return usable_settings(compiles=self.layout.compiles)
+        return usable_settings(self.work.size, compiles=self.layout.compiles)
 
     def footprint(self, memory: str | None = None, *, tokens: int | None = None) -> Footprint:
         """The footprint with another setting or another number of tokens."""
@@ -109,9 +111,9 @@ def _scene(cfg: Any, gpu: Gpu) -> Scene:
         deterministic=cfg.deterministic,
         parameters=work.size.parameters,
     )
-    memory = choose_memory(cfg.memory.name, gradient_checkpointing=cfg.gradient_checkpointing, compiles=compiles)
+    memory = choices.memory_of(cfg, compiles=compiles)
     layout = plan_layout(work, compiles=compiles, chunks_loss=work.chunks_loss, share=cfg.activation_budget)
-    if layout is None and compiles and cfg.model.compile == choices.AUTO and memory != "budget":
+    if layout is None and compiles and cfg.model.compile == choices.AUTO and memory not in COMPILED:
         layout = plan_layout(work, compiles=False, chunks_loss=work.chunks_loss, share=cfg.activation_budget)
     if layout is None:
         raise ConfigError(
@@ -125,7 +127,7 @@ def _scene(cfg: Any, gpu: Gpu) -> Scene:
 
 
 def _is_fp8(cfg: Any) -> bool:
-    return "load_in_fp8" in (nodes.plain(cfg.quant) or {})
+    return means_fp8(nodes.plain(cfg.quant))
 
 
 def _room(gpu: Gpu) -> float:

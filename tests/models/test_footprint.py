@@ -1,11 +1,9 @@
 from dataclasses import replace
 
-import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftframe.models.footprint import Layout, Saved, compute_bytes_of, estimate, largest_micro_batch, with_memory
+from ftframe.models.footprint import Layout, Saved, estimate, largest_micro_batch, with_memory
 from ftframe.models.memory import SETTINGS
 from ftframe.models.model_size import ModelSize
 
@@ -42,7 +40,11 @@ LAYOUT = Layout(
 )
 
 settings = st.sampled_from(SETTINGS)
-sizes = st.sampled_from([SIZE, FULL])
+FOUR_BITS = replace(
+    SIZE, frozen_bytes=0.52 * SEVEN_BILLION, quantised_bytes=0.52 * SEVEN_BILLION, largest_matrix=4096 * 11008,
+    ample_bytes=2 * SEVEN_BILLION,
+)  # fmt: skip
+sizes = st.sampled_from([SIZE, FULL, FOUR_BITS])
 tokens = st.integers(1, 2**18)
 
 
@@ -87,14 +89,15 @@ def test_more_tokens_never_take_less(size, memory, first, second):
 
 @given(count=st.integers(256, 2**18))
 def test_each_setting_takes_at_most_what_the_one_before_it_does(count):
-    peaks = [total(SIZE, LAYOUT, memory=memory, tokens=count) for memory in SETTINGS]
+    peaks = [total(FOUR_BITS, LAYOUT, memory=memory, tokens=count) for memory in SETTINGS]
     assert peaks == sorted(peaks, reverse=True)
 
 
 @given(size=sizes, count=tokens)
 def test_each_setting_keeps_fewer_activations_than_the_one_before_it(size, count):
-    kept = [estimate(size, replace(LAYOUT, memory=memory, tokens=count)).activations for memory in SETTINGS]
+    ample, *kept = [estimate(size, replace(LAYOUT, memory=memory, tokens=count)).activations for memory in SETTINGS]
     assert kept == sorted(set(kept), reverse=True)
+    assert ample == kept[0]
 
 
 @given(memory=settings, count=tokens)
@@ -112,8 +115,14 @@ def test_logits_of_a_head_that_trains_are_never_in_chunks():
 
 
 def test_settings_are_ordered_strictly_on_long_rows():
-    peaks = [total(SIZE, LAYOUT, memory=memory) for memory in SETTINGS]
+    peaks = [total(FOUR_BITS, LAYOUT, memory=memory) for memory in SETTINGS]
     assert len(set(peaks)) == len(SETTINGS)
+
+
+def test_where_memory_is_ample_weights_are_there_twice_and_not_unpacked_in_passing():
+    ample, none = (estimate(FOUR_BITS, replace(LAYOUT, memory=memory)) for memory in ("ample", "none"))
+    assert ample.weights == none.weights + 2 * SEVEN_BILLION
+    assert none.workspace - ample.workspace == 2 * 2 * 4096 * 11008  # of the forward and of the backward pass
 
 
 def test_another_setting_changes_nothing_else():
@@ -138,10 +147,3 @@ def test_the_largest_micro_batch_fits_and_the_next_does_not(base, slope, capacit
 
 def test_a_footprint_that_does_not_grow_ends_too():
     assert largest_micro_batch(lambda rows: 0.0, 1.0) == 2**20 - 1
-
-
-@pytest.mark.parametrize(
-    ("dtype", "width"), [(torch.float32, 4), (torch.bfloat16, 2), (torch.float16, 2)], ids=["32", "bf16", "16"]
-)
-def test_width_of_a_number(dtype, width):
-    assert compute_bytes_of(dtype) == width

@@ -10,6 +10,7 @@ from transformers import BitsAndBytesConfig
 from ftframe.models import compiling
 from ftframe.models.adapter import attach_adapter
 from ftframe.models.compilable_4bit import let_compiler_see
+from ftframe.models.fp8 import Fp8Config
 from ftframe.models.lora_stacks import beside, stack_lora_layers
 from ftframe.models.memory import arrange_memory
 from ftframe.models.random_init import random_model
@@ -70,13 +71,21 @@ def as_it_is(shape):
         (as_it_is, {}, "none"),
         (as_it_is, {}, "checkpoint"),
         (as_it_is, {}, "offload"),
+        (as_it_is, {}, "ample"),
         (as_it_is, {"lora_dropout": 0.3}, "none"),
+        (as_it_is, {"lora_dropout": 0.3}, "ample"),
         (as_it_is, {"use_rslora": True, "rank_pattern": {"k_proj": 2}}, "none"),
+        (as_it_is, {"use_rslora": True, "rank_pattern": {"k_proj": 2}}, "ample"),
         (as_it_is, {"target_modules": ["q_proj", "v_proj", "down_proj"]}, "none"),
+        (as_it_is, {"target_modules": ["q_proj", "v_proj", "down_proj"]}, "ample"),
         (grouped_queries, {}, "none"),
         (biases, {}, "none"),
+        (biases, {}, "ample"),
     ],
-    ids=["plain", "checkpoint", "offload", "dropout", "ranks", "some", "gqa", "biases"],
+    ids=[
+        *("plain", "checkpoint", "offload", "ample", "dropout", "ample dropout", "ranks", "ample ranks"),
+        *("some", "ample some", "gqa", "biases", "ample biases"),
+    ],
 )
 def test_compiled_it_gives_pefts_logits_and_gradients(shape, batch, change, options, memory):
     change(shape)
@@ -97,6 +106,35 @@ def test_compiled_it_gives_pefts_logits_and_gradients(shape, batch, change, opti
         assert gradient.abs().sum() > 0, name
         assert (own[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
     assert all(stack.input is None and stack.low is None for stack in stacks_of(model))
+
+
+@pytest.mark.parametrize("memory", ["none", "checkpoint"])
+@pytest.mark.parametrize(("quant", "share"), [(None, 1e-5), (Fp8Config(), 0.03)], ids=["plain", "fp8"])
+def test_over_other_bases_too(shape, batch, quant, memory, share):
+    """Of a sum that is rounded otherwise, FP8 rounds some numbers to the next value, 6 % away."""
+    expected, gradients = logits_and_gradients(build(shape, quant=quant, stacked=False, use_rslora=True), batch)
+    model = build(shape, quant=quant, use_rslora=True)
+    arrange_memory(model, memory, compiles=True)
+    found, own = logits_and_gradients(model.train(), batch)
+    assert len(stacks_of(model)) == 2 * shape.num_hidden_layers
+    assert (found - expected).norm() <= share * expected.norm()
+    for name, gradient in gradients.items():
+        assert (own[name] - gradient).norm() <= 5 * share * gradient.norm(), name
+
+
+def test_where_memory_is_ample_every_step_multiplies_by_the_b_that_it_has(shape, batch):
+    plain, model = build(shape, stacked=False), build(shape)
+    arrange_memory(model, "ample", compiles=True)
+    for each in (plain, model):
+        optimizer = torch.optim.SGD([p for p in each.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(3):
+            each.train()(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    with torch.no_grad():
+        expected, found = plain.eval()(**batch).logits, model.eval()(**batch).logits
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(expected, build(shape, stacked=False).eval()(**batch).logits, atol=1e-2)
 
 
 def test_layers_with_one_input_are_one_stack_and_the_others_pefts_own(shape):
@@ -123,7 +161,9 @@ def test_an_adapter_that_is_switched_off_is_left_out(shape, batch):
 
 
 @pytest.mark.parametrize(
-    ("quant", "options"), [(None, {}), (NF4, {"use_dora": True}), (NF4, {"lora_bias": True})], ids=str
+    ("quant", "options"),
+    [(BitsAndBytesConfig(load_in_8bit=True), {}), (NF4, {"use_dora": True}), (NF4, {"lora_bias": True})],
+    ids=["8 bits", "dora", "bias"],
 )
 def test_other_layers_are_left_alone(shape, quant, options):
     if "lora_bias" in options:

@@ -102,7 +102,7 @@ def test_the_compilers_budget_is_for_its_own_setting_only(shape, setting, budget
     assert torch._functorch.config.activation_memory_budget == budget
 
 
-@pytest.mark.parametrize(("setting", "compiles"), [("budget", False), ("most", True)], ids=["no compiler", "unknown"])
+@pytest.mark.parametrize(("setting", "compiles"), [("budget", False), ("ample", False), ("most", True)])
 def test_what_cannot_be_is_refused(shape, setting, compiles):
     with pytest.raises(AssertionError, match=setting):
         arranged(shape, setting, compiles=compiles)

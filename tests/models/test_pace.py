@@ -44,12 +44,13 @@ def test_a_long_step_takes_its_operations_at_about_half_of_the_stated_rate():
         ({"length": 2048}, {"length": 256}),
         ({"packed_bits": True}, {"packed_bits": False}),
         ({"fp8": False}, {"fp8": True}),
+        ({"packed_bits": True, "memory": "none"}, {"packed_bits": True, "memory": "ample"}),
         ({"memory": "budget"}, {"memory": "none"}),
         ({"memory": "checkpoint"}, {"memory": "budget"}),
         ({"gpu": GPUS["A100 80GB"]}, {"gpu": H100}),
         ({"gpu": GPUS["L4"]}, {"gpu": GPUS["RTX 4090"]}),
     ],
-    ids=["compiled", "short rows", "plain weights", "fp8", "kept", "budget", "h100", "rtx"],
+    ids=["compiled", "short rows", "plain weights", "fp8", "ample", "kept", "budget", "h100", "rtx"],
 )
 def test_faster(slower, faster):
     assert time(**faster) < time(**slower)
