@@ -72,11 +72,13 @@ WAYS = {
     "lora": Way(None),
     "qlora": Way(NF4),
     "qlora, uncompiled": Way(NF4, compiles=False),
+    "qlora, ample": Way(NF4, "ample"),
     "qlora, budget": Way(NF4, "budget"),
     "qlora, checkpoint": Way(NF4, "checkpoint"),
     "qlora, offload": Way(NF4, "offload"),
     "qlora, packed": Way(NF4, attention=VARLEN, packed=True),
     "fp8 (no gate: its own study)": Way(Fp8Config()),
+    "fp8, ample (no gate: its own study)": Way(Fp8Config(), "ample"),
 }
 
 

@@ -53,12 +53,15 @@ class Own:
 
 CELLS: dict[str, Own | tuple[str, ...]] = {
     "qlora": Own(QLORA),
+    "qlora ample": Own((*QLORA, "memory=ample")),
     "qlora keep": Own((*QLORA, "memory=none")),
     "qlora budget": Own((*QLORA, "memory=budget")),
     "qlora checkpoint": Own((*QLORA, "memory=checkpoint")),
     "qlora offload": Own((*QLORA, "memory=offload")),
     "lora keep": Own((*LORA, "memory=none")),
+    "fp8 ample": Own((*FP8, "memory=ample")),
     "fp8 keep": Own((*FP8, "memory=none")),
+    "mistral ample": Own((*QLORA, "memory=ample"), model="mistral"),
     "mistral keep": Own((*QLORA, "memory=none"), model="mistral"),
     "gsm8k, one row": Own((*QLORA, "data.batch_size=1", "data.max_length=1792"), "packed", 50),
     "gsm8k, 16k tokens": Own((*QLORA, "data.batch_size=8"), "packed", 20),
