@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import (
+    CheckpointPolicy,
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 from ftframe.models.compilable_4bit import keep_unpacked
 from ftframe.models.compiling import compile_layers, compiled, layers_of
@@ -35,8 +40,8 @@ def arrange_memory(model: Any, setting: str, *, compiles: bool, share: float = 0
     Args:
         model: A model of transformers, with or without an adapter.
         setting: `ample` keeps all of them, and quantised weights as they are multiplied, too; `none` keeps all of them;
-            `budget` lets the compiler choose which to recompute; `checkpoint` keeps the
-            input of each layer and recomputes the rest; `offload` does too, and keeps these inputs on the host.
+            `budget` lets the compiler choose which to recompute; `checkpoint` keeps the input of each layer and
+            recomputes the rest; `offload` does too, and keeps these inputs on the host.
         compiles: Whether layers are compiled; `ample` and `budget` need it.
         share: Of the activations that are kept with `budget`.
     """
@@ -46,19 +51,30 @@ def arrange_memory(model: Any, setting: str, *, compiles: bool, share: float = 0
         keep_stacks_unpacked(model, base_model(model).get_decoder())
         keep_unpacked(model)
         keep_turned(model)
-    if setting == "checkpoint":
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if setting == "offload":
+    if setting in ("checkpoint", "offload"):
         for layer in layers_of(model):
             forward = partial(_recomputed, layer.forward)
-            layer.forward = partial(_on_host, compiled(forward) if compiles else forward)
+            layer.forward = compiled(forward) if compiles else forward
+            if setting == "offload":
+                layer.forward = partial(_on_host, layer.forward)
     elif compiles:
         compile_layers(model)
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A layer of which only the input is kept. Compiled as one with it, what no gradient needs is not done again."""
-    return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False)
+    """A layer of which only the input is kept; compiled as one with this, what no gradient needs is not done again."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    contexts = _again if torch.compiler.is_compiling() else noop_context_fn
+    return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False, context_fn=contexts)
+
+
+def _again() -> Any:
+    """Contexts in which every operation is marked as one to be computed again.
+
+    Without them, the compiler of torch 2.11 leaves out those within an `autograd.Function`, and keeps what they return.
+    """
+    return create_selective_checkpoint_contexts(lambda *_, **__: CheckpointPolicy.MUST_RECOMPUTE)
 
 
 def _on_host(forward: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -15,6 +15,8 @@ from ftframe.models.lora_stacks import beside, stack_lora_layers
 from ftframe.models.memory import arrange_memory
 from ftframe.models.random_init import random_model
 
+from .saving import saved_storages
+
 CPU = torch.device("cpu")
 NF4 = BitsAndBytesConfig(
     load_in_4bit=True,
@@ -189,3 +191,15 @@ def test_layers_stay_pefts_own(shape, batch):
 def test_beside_is_cat(rows, left, right):
     parts = torch.randn(rows, left), torch.randn(rows, right)
     assert torch.equal(beside(*parts), torch.cat(parts, 1))
+
+
+@pytest.mark.parametrize("stacked", [True, False], ids=["stacked", "alone"])
+def test_a_compiled_checkpoint_keeps_the_input_of_a_layer_only(shape, batch, stacked):
+    """What an `autograd.Function` returns is not told to be computed again by a compiler that sees none in it."""
+    shape.num_hidden_layers = 4
+    model = build(shape, stacked=stacked)
+    arrange_memory(model, "checkpoint", compiles=True)
+    with saved_storages(model.train()) as storages:
+        model.get_base_model().get_decoder()(batch["input_ids"])
+    states = batch["input_ids"].numel() * shape.hidden_size * 4
+    assert sum(storage.nbytes() for storage in storages.values()) < (shape.num_hidden_layers + 2) * states

@@ -138,3 +138,17 @@ def test_offloaded_layers_do_not_multiply_again_what_no_gradient_needs(shape, ba
         counts[setting] = next(event.count for event in profiler.key_averages() if event.key == "aten::mm")
     all_of_them, needless = 7 * 3, 2  # by W, A and B of each projection; the last one's by W and B
     assert counts["offload"] - counts["none"] == shape.num_hidden_layers * (all_of_them - needless)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", ["budget", "checkpoint", "offload"])
+def test_what_the_compiler_computes_again_it_drops_again(shape, batch, setting):
+    """Where it draws anew what to drop, gradients are those of another loss, and nothing tells."""
+    shape.num_hidden_layers, found = 1, []
+    for each in ("none", setting):
+        torch._dynamo.reset()
+        found.append(gradients(arranged(shape, each, compiles=True, dropout=0.3, share=0.3), batch))
+    (loss, expected), (again, own) = found
+    assert again == pytest.approx(loss, rel=1e-6)
+    for name, gradient in expected.items():
+        assert torch.allclose(own[name], gradient, atol=1e-6), name
