@@ -17,6 +17,7 @@ from torch.utils.checkpoint import (
     noop_context_fn,
 )
 
+from ftframe.errors import ConfigError
 from ftframe.models.compilable_4bit import keep_unpacked
 from ftframe.models.compiling import compile_layers, compiled, layers_of
 from ftframe.models.fp8 import keep_turned
@@ -44,6 +45,9 @@ def arrange_memory(model: Any, setting: str, *, compiles: bool, share: float = 0
             recomputes the rest; `offload` does too, and keeps these inputs on the host.
         compiles: Whether layers are compiled; `ample` and `budget` need it.
         share: Of the activations that are kept with `budget`.
+
+    Raises:
+        ConfigError: If the model has no layers that could be computed again.
     """
     assert setting in SETTINGS and (compiles or setting not in COMPILED), setting
     torch._functorch.config.activation_memory_budget = share if setting == "budget" else 1.0
@@ -52,13 +56,22 @@ def arrange_memory(model: Any, setting: str, *, compiles: bool, share: float = 0
         keep_unpacked(model)
         keep_turned(model)
     if setting in ("checkpoint", "offload"):
-        for layer in layers_of(model):
-            forward = partial(_recomputed, layer.forward)
-            layer.forward = compiled(forward) if compiles else forward
-            if setting == "offload":
-                layer.forward = partial(_on_host, layer.forward)
+        _recompute_layers(model, setting, compiles=compiles)
     elif compiles:
         compile_layers(model)
+
+
+def _recompute_layers(model: Any, setting: str, *, compiles: bool) -> None:
+    layers = layers_of(model)
+    if not layers and (setting == "offload" or not model.supports_gradient_checkpointing):
+        raise ConfigError(f"memory={setting}: {type(base_model(model)).__name__} has no layers that it could be for.")
+    if not layers:  # of transformers' own; the model's code says how
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in layers:
+        forward = partial(_recomputed, layer.forward)
+        layer.forward = compiled(forward) if compiles else forward
+        if setting == "offload":
+            layer.forward = partial(_on_host, layer.forward)
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

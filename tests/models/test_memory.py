@@ -4,7 +4,9 @@ import pytest
 import torch
 from peft import LoraConfig
 from torch.profiler import profile
+from transformers import LlamaForCausalLM
 
+from ftframe.errors import ConfigError
 from ftframe.models import compiling, memory
 from ftframe.models.adapter import attach_adapter
 from ftframe.models.memory import SETTINGS, arrange_memory
@@ -115,6 +117,19 @@ def test_outputs_without_gradients_are_the_same(shape, batch, setting):
         found = model(**batch).logits
         expected = arranged(shape, "none").eval()(**batch).logits
     assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("setting", ["checkpoint", "offload"])
+def test_a_model_of_other_layers_does_it_its_own_way_or_is_refused(shape, setting, monkeypatch):
+    monkeypatch.setattr(memory, "layers_of", lambda model: [])
+    if setting == "offload":
+        with pytest.raises(ConfigError, match="memory=offload: LlamaForCausalLM has no layers"):
+            arranged(shape, setting)
+    else:
+        assert arranged(shape, setting).get_base_model().is_gradient_checkpointing
+    monkeypatch.setattr(LlamaForCausalLM, "supports_gradient_checkpointing", False)
+    with pytest.raises(ConfigError, match=f"memory={setting}: LlamaForCausalLM has no layers"):
+        arranged(shape, setting)
 
 
 @pytest.mark.parametrize("compiles", [True, False], ids=["compiled", "uncompiled"])
