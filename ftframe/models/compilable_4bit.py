@@ -21,10 +21,16 @@ class CompilableLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]  # which ha
 
     Attributes:
         unpacked: The weights in the type that they are multiplied in, [out_features, in_features], where they are kept
-            so beside the packed ones.
+            so beside the packed ones; no longer once there are other packed ones, as of a merge.
     """
 
     unpacked: Tensor | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Forget what was unpacked of other weights."""
+        if name == "weight":
+            self.__dict__.pop("unpacked", None)
+        super().__setattr__(name, value)
 
     def unpack(self) -> Tensor:
         """The weights in the type that they are multiplied in, [out_features, in_features]."""

@@ -120,7 +120,7 @@ class _Stack:
         if not isinstance(base, CompilableLinear4bit):
             output = base(input) + F.linear(low, up)
             return output
-        if self.wide:
+        if self.wide and base.unpacked is not None:
             output = _WideProduct.apply(input, low, up, self.wide[place])  # type: ignore[no-untyped-call]
         else:
             output = _Product.apply(input, low, up, base.weight, base.weight.quant_state)  # type: ignore[no-untyped-call]
@@ -138,12 +138,18 @@ class _Stack:
         return True
 
     def write_up(self, *_: Any) -> None:
-        """Write each layer's B, scaled, to the right of its W."""
+        """Write each layer's B, scaled, to the right of its W, if the adapter is still there.
+
+        An earlier forward pass may wait for its backward pass, which takes W from here and B from elsewhere: autograd
+        is not told that the whole has changed.
+        """
+        if any(self.adapter not in layer.lora_B for layer in self.layers):
+            return
         for place, (layer, wide) in enumerate(zip(self.layers, self.wide, strict=True)):
             start = layer.in_features + sum(self._ranks[:place])
             with torch.no_grad():
                 up, scaling = layer.lora_B[self.adapter].weight, layer.scaling[self.adapter]
-                torch.mul(up, scaling, out=wide[:, start : start + up.shape[1]])
+                torch.mul(up, scaling, out=wide.data[:, start : start + up.shape[1]])
 
     @property
     def _ranks(self) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache, partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.checkpoint import (
 
 from ftframe.errors import ConfigError
 from ftframe.models.compilable_4bit import keep_unpacked
-from ftframe.models.compiling import compile_layers, compiled, layers_of
+from ftframe.models.compiling import compile_layers, layers_of
 from ftframe.models.fp8 import keep_turned
 from ftframe.models.lora_stacks import keep_stacks_unpacked
 from ftframe.models.probing import base_model
@@ -68,18 +68,34 @@ def _recompute_layers(model: Any, setting: str, *, compiles: bool) -> None:
     if not layers:  # of transformers' own; the model's code says how
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for layer in layers:
-        forward = partial(_recomputed, layer.forward)
-        layer.forward = compiled(forward) if compiles else forward
-        if setting == "offload":
-            layer.forward = partial(_on_host, layer.forward)
+        kind: type = type(layer)
+        layer.__class__ = _recomputed(kind, setting == "offload")
+    if compiles:
+        compile_layers(model)
 
 
-def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """A layer of which only the input is kept; compiled as one with this, what no gradient needs is not done again."""
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    contexts = _again if torch.compiler.is_compiling() else noop_context_fn
-    return checkpoint(partial(forward, **kwargs), *args, use_reentrant=False, context_fn=contexts)
+@cache
+def _recomputed(kind: type, on_host: bool) -> type:
+    """A layer of which only the input is kept, on the device or on the host, until its turn in the backward pass.
+
+    Compiled as one with its checkpoint, what no gradient needs is not computed again.
+    """
+
+    class Recomputed(kind):  # type: ignore[misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            if not torch.is_grad_enabled():
+                return super().forward(*args, **kwargs)
+            contexts = _again if torch.compiler.is_compiling() else noop_context_fn
+            forward = partial(kind.forward, self, **kwargs)  # type: ignore[attr-defined]
+            return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts)
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            hidden = next(iter((*args, *kwargs.values())))
+            with HostCopies(hidden) if on_host else nullcontext():
+                return super().__call__(*args, **kwargs)
+
+    Recomputed.__name__ = Recomputed.__qualname__ = kind.__name__
+    return Recomputed
 
 
 def _again() -> Any:
@@ -88,12 +104,6 @@ def _again() -> Any:
     Without them, the compiler of torch 2.11 leaves out those within an `autograd.Function`, and keeps what they return.
     """
     return create_selective_checkpoint_contexts(lambda *_, **__: CheckpointPolicy.MUST_RECOMPUTE)
-
-
-def _on_host(forward: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A layer whose input waits on the host for its turn in the backward pass."""
-    with HostCopies(hidden):
-        return forward(hidden, *args, **kwargs)
 
 
 class HostCopies(saved_tensors_hooks):

@@ -140,6 +140,44 @@ def test_where_memory_is_ample_every_step_multiplies_by_the_b_that_it_has(shape,
     assert not torch.allclose(expected, build(shape, stacked=False).eval()(**batch).logits, atol=1e-2)
 
 
+def test_where_memory_is_ample_a_merge_counts(shape, batch):
+    plain, model = build(shape, stacked=False), build(shape)
+    arrange_memory(model, "ample", compiles=True)
+    for change in ("merge_adapter", "unmerge_adapter"):
+        for each in (plain, model):
+            getattr(each, change)()
+        with torch.no_grad():
+            expected, found = plain.eval()(**batch).logits, model.eval()(**batch).logits
+        assert torch.allclose(found, expected, atol=1e-5), change
+
+
+def test_where_memory_is_ample_two_forward_passes_may_come_before_a_backward_pass(shape, batch):
+    plain, model = build(shape, stacked=False), build(shape)
+    arrange_memory(model, "ample", compiles=True)
+    other = {**batch, "input_ids": batch["input_ids"].flip(0)}
+    for each in (plain, model):
+        each.train()
+        (each(**batch).loss + 2 * each(**other).loss).backward()
+    for (name, expected), own in zip(plain.named_parameters(), model.parameters(), strict=True):
+        if expected.requires_grad:
+            assert (own.grad - expected.grad).norm() <= 1e-4 * expected.grad.norm(), name
+
+
+def test_where_memory_is_ample_an_adapter_may_take_the_place_of_another(shape, batch):
+    logits = []
+    for stacked in (False, True):
+        model = build(shape, stacked=stacked)
+        if stacked:
+            arrange_memory(model, "ample", compiles=True)
+        torch.manual_seed(1)
+        model.add_adapter("second", model.peft_config["default"])
+        model.set_adapter("second")
+        model.delete_adapter("default")
+        with torch.no_grad():
+            logits.append(model.eval()(**batch).logits)
+    assert torch.allclose(*logits, atol=1e-5)
+
+
 def test_layers_with_one_input_are_one_stack_and_the_others_pefts_own(shape):
     plain, model = build(shape, stacked=False), build(shape)
     sizes = sorted(len(stack.layers) for stack in stacks_of(model))

@@ -119,6 +119,19 @@ def test_outputs_without_gradients_are_the_same(shape, batch, setting):
     assert torch.equal(found, expected)
 
 
+@pytest.mark.parametrize("setting", ["none", "checkpoint", "offload"])
+def test_a_copy_computes_with_its_own_weights(shape, batch, setting, eager_backend):
+    """As those that are made of an average of the weights."""
+    models = [arranged(shape, "none"), arranged(shape, setting, compiles=True)]
+    models[1](**batch)
+    losses = []
+    for model in map(copy.deepcopy, models):
+        for parameter in model.parameters():
+            parameter.data *= 1.5
+        losses.append(model(**batch).loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
 @pytest.mark.parametrize("setting", ["checkpoint", "offload"])
 def test_a_model_of_other_layers_does_it_its_own_way_or_is_refused(shape, setting, monkeypatch):
     monkeypatch.setattr(memory, "layers_of", lambda model: [])
