@@ -70,6 +70,11 @@ def check_cell(cfg: Any, precision: Precision) -> None:
         check_adapter(build(cfg.peft, "peft"), quantization_config, on_gpu=on_gpu(cfg.trainer.accelerator))
 
 
+def longest(data: Any) -> int:
+    """The most tokens that an example may have, of a `data` node: a task may have a limit of its own."""
+    return int(max((task.max_length or data.max_length for task in data.tasks.values()), default=data.max_length))
+
+
 def check_length(cfg: Any, config: Any) -> None:
     """Warn where examples may be longer than what the model was made for.
 
@@ -80,8 +85,7 @@ def check_length(cfg: Any, config: Any) -> None:
     Raises:
         ConfigError: If it cannot take them.
     """
-    of_tasks = [task.max_length or cfg.data.max_length for task in cfg.data.tasks.values()]
-    warning = beyond_positions(config, max(of_tasks, default=cfg.data.max_length), packed=cfg.data.packing)
+    warning = beyond_positions(config, longest(cfg.data), packed=cfg.data.packing)
     if warning is not None:
         print_line(f"warning: {warning}")
 

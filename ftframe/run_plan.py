@@ -99,7 +99,7 @@ def plan_run(cfg: Any, resumption: Resumption) -> Plan:
     if resumption.run is not None and checkpoint is not None:
         _check_facts(CheckpointStore(checkpoint.parent).facts(), facts)
     total_steps = _total_steps(cfg, inputs.datamodule, trainer)
-    full = cfg.data.batch_size * cfg.data.max_length  # the most that a stream may have
+    full = cfg.data.batch_size * assembly.longest(cfg.data)  # the most that a stream may have
     tokens = max((rows * length for rows, length in shapes), default=0) if shapes is not None else full
     engine = choices.engine_of(cfg, precision, model_config, tokens=tokens)
     if engine.size is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from contextlib import nullcontext
 from functools import cache, partial
@@ -102,7 +103,10 @@ def _again() -> Any:
     """Contexts in which every operation is marked as one to be computed again.
 
     Without them, the compiler of torch 2.11 leaves out those within an `autograd.Function`, and keeps what they return.
+    With them, it warns of operations in place in each model, whether there are any or not; transformers' layers, which
+    are made to be computed again, have none.
     """
+    logging.getLogger("torch._higher_order_ops.wrap").setLevel(logging.ERROR)
     return create_selective_checkpoint_contexts(lambda *_, **__: CheckpointPolicy.MUST_RECOMPUTE)
 
 

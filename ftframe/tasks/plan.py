@@ -63,7 +63,7 @@ class Scene:
         fp8 = _is_fp8(self.cfg)
         step = Step(
             tokens=self.work.tokens,
-            length=self.cfg.data.max_length,
+            length=assembly.longest(self.cfg.data),
             memory=memory,
             compiles=self.layout.compiles,
             fp8=fp8,
@@ -75,7 +75,7 @@ class Scene:
 def plan(cfg: Any) -> None:
     """Print what `fit` with the same overrides would take: memory by part, the largest micro-batch, tokens per second.
 
-    Rows are taken to be full, `data.max_length` tokens each, and the device to be `gpu`.
+    Rows are taken to be full, `data.max_length` tokens each or the most of a task's own, and the device to be `gpu`.
 
     Raises:
         ConfigError: If the config cannot be run, or the model's activations cannot be counted.
@@ -103,7 +103,7 @@ def _scene(cfg: Any, gpu: Gpu) -> Scene:
     if spec.config and not is_local_model(spec.path):
         spec = replace(spec, init="random")  # the shape is in the config group: nothing has to be asked for
     config = load_config(spec)
-    work = choices.workload_of(cfg, precision, config, tokens=cfg.data.batch_size * cfg.data.max_length)
+    work = choices.workload_of(cfg, precision, config, tokens=cfg.data.batch_size * assembly.longest(cfg.data))
     compiles = choose_compile(
         cfg.model.compile,
         on_gpu=True,
@@ -193,7 +193,7 @@ def _print_memory(scene: Scene) -> None:
 
 def _largest(scene: Scene, memory: str, gpu: Gpu) -> int:
     """Full rows that fit at a time."""
-    length = scene.cfg.data.max_length
+    length = assembly.longest(scene.cfg.data)
     return largest_micro_batch(lambda rows: scene.footprint(memory, tokens=rows * length).total, _room(gpu))
 
 
@@ -294,6 +294,8 @@ def _fewer_tokens(scene: Scene) -> Iterator[str]:
 def _length_that_fits(scene: Scene, *, rows: int) -> int | None:
     """The longest of a half, a quarter and so on of `data.max_length` that fits, if there is one."""
     length = scene.cfg.data.max_length
+    if assembly.longest(scene.cfg.data) != length:
+        return None  # a task has a limit of its own
     while length > 64 and not scene.fits(tokens=rows * length):
         length //= 2
     return length if length != scene.cfg.data.max_length and scene.fits(tokens=rows * length) else None

@@ -273,6 +273,12 @@ def test_where_no_override_is_enough_two_are_named(plan, overrides, keys):
         assert "This does not fit" not in printed, pair
 
 
+def test_the_longest_rows_of_a_task_are_planned_for(plan):
+    typed = (*EAGER, "peft=qlora", "experiment=domain_adaptation", "data.packing=false", "data.max_length=256")
+    few, many = (tables(plan(*typed, *further)[1]) for further in ((), ("+data.tasks.domain.max_length=4096",)))
+    assert number(many["largest data.batch_size"][-1]) < number(few["largest data.batch_size"][-1]) / 10
+
+
 def test_a_base_in_fp8_takes_half(plan):
     code, printed, complaints = plan(*EAGER, "peft=lora", "quant=fp8", "gpu=H100")
     assert code == 0, complaints
