@@ -140,14 +140,18 @@ def check_engine(cfg: Any, *, on_gpu: bool, possible: bool) -> None:
     Raises:
         ConfigError: If two keys contradict each other, or there is no compiler.
     """
-    compiles = choose_compile(
-        cfg.model.compile,
-        on_gpu=on_gpu,
-        possible=possible,
-        deterministic=cfg.deterministic,
-        parameters=WORTH_COMPILING,
+    memory_of(cfg, compiles=compiles_of(cfg, on_gpu=on_gpu, possible=possible, parameters=WORTH_COMPILING))
+
+
+def compiles_of(cfg: Any, *, on_gpu: bool, possible: bool, parameters: int) -> bool:
+    """Whether layers are compiled, as `choose_compile` has it.
+
+    Raises:
+        ConfigError: If `model.compile` is unknown, or there is no compiler.
+    """
+    return choose_compile(
+        cfg.model.compile, on_gpu=on_gpu, possible=possible, deterministic=cfg.deterministic, parameters=parameters
     )
-    memory_of(cfg, compiles=compiles)
 
 
 def memory_of(cfg: Any, *, compiles: bool) -> str:
@@ -178,13 +182,8 @@ def engine_of(cfg: Any, precision: Precision, config: Any, *, tokens: int) -> En
     """
     gpu = on_gpu(cfg.trainer.accelerator)
     work = _workload_if_known(cfg, precision, config, tokens=tokens) if gpu else None
-    compiles = choose_compile(
-        cfg.model.compile,
-        on_gpu=gpu,
-        possible=can_compile(on_gpu=gpu),
-        deterministic=cfg.deterministic,
-        parameters=work.size.parameters if work is not None else 0,
-    )
+    parameters = work.size.parameters if work is not None else 0
+    compiles = compiles_of(cfg, on_gpu=gpu, possible=can_compile(on_gpu=gpu), parameters=parameters)
     memory = memory_of(cfg, compiles=compiles)
     if work is None:
         return Engine(compiles, False, "none" if memory == "auto" else memory, cfg.activation_budget)

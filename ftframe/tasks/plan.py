@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ftframe import assembly, choices, console, nodes
-from ftframe.engine import ROOM, Workload, choose_compile, fastest, plan_layout, usable_settings
+from ftframe.engine import ROOM, Workload, fastest, plan_layout, usable_settings
 from ftframe.errors import ConfigError
 from ftframe.gpus import GIBIBYTE, GPUS, Gpu, find_gpu, stand_in
 from ftframe.models.adapter import check_adapter
@@ -104,13 +104,7 @@ def _scene(cfg: Any, gpu: Gpu) -> Scene:
         spec = replace(spec, init="random")  # the shape is in the config group: nothing has to be asked for
     config = load_config(spec)
     work = choices.workload_of(cfg, precision, config, tokens=cfg.data.batch_size * assembly.longest(cfg.data))
-    compiles = choose_compile(
-        cfg.model.compile,
-        on_gpu=True,
-        possible=True,
-        deterministic=cfg.deterministic,
-        parameters=work.size.parameters,
-    )
+    compiles = choices.compiles_of(cfg, on_gpu=True, possible=True, parameters=work.size.parameters)
     memory = choices.memory_of(cfg, compiles=compiles)
     layout = plan_layout(work, compiles=compiles, chunks_loss=work.chunks_loss, share=cfg.activation_budget)
     if layout is None and compiles and cfg.model.compile == choices.AUTO and memory not in COMPILED:
