@@ -18,6 +18,7 @@ from ftframe.config_folders import find_package
 from ftframe.errors import ConfigError, did_you_mean
 from ftframe.local_files import expanded
 from ftframe.models.causal_attention import register_causal_attention
+from ftframe.models.compilable_4bit import check_unpacking
 from ftframe.models.fp8 import check_fp8_device, quantise_linear_layers
 from ftframe.models.quantisation import is_fp8, kept_layers
 from ftframe.models.random_init import random_model
@@ -239,6 +240,7 @@ def build_base_model(spec: BaseSpec, *, dtype: torch.dtype, quantization_config:
             quantise_linear_layers(model, kept_layers(model, quantization_config), device)
             model.to(device=device)
     keep_weights_trainable_through(model)
+    check_unpacking(model)
     return model
 
 

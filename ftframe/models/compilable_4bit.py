@@ -12,8 +12,10 @@ from typing import Any
 import bitsandbytes as bnb
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own abbreviation)
-from bitsandbytes.functional import QuantState
+from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit
 from torch import Tensor, nn
+
+from ftframe.errors import ConfigError
 
 
 class CompilableLinear4bit(bnb.nn.Linear4bit):  # type: ignore[misc]  # which has no types
@@ -118,6 +120,33 @@ def _scales_by_row(state: Any) -> Tensor:
     rows, columns = state.shape
     scales = _scales(state).view(rows, -1, 1)
     return scales.expand(rows, columns // state.blocksize, state.blocksize).reshape(rows, columns)
+
+
+def check_unpacking(model: nn.Module) -> None:
+    """Refuse a model whose 4-bit layers bitsandbytes would unpack wrongly on this CPU, without an error.
+
+    Its AVX-512 kernel counts blocks by row, where scales belong to blocks of the whole: the two differ where a row is
+    no multiple of a block. A few rows of each such width are tried, so a bitsandbytes that is mended is let through.
+    Source: `dequantize_4bit` of bitsandbytes 0.50 on a CPU.
+
+    Raises:
+        ConfigError: If it does so.
+    """
+    layers = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit) and m.weight.device.type == "cpu"]
+    uneven = {(layer.in_features, layer.weight.blocksize) for layer in layers}
+    wrong = sorted(width for width, block in uneven if width % block and not _unpacks(width, block))
+    if wrong:
+        raise ConfigError(
+            f"On this CPU bitsandbytes unpacks 4-bit layers of {', '.join(map(str, wrong))} inputs wrongly, since they "
+            f"are no multiple of the {layers[0].weight.blocksize} weights that share a scale. "
+            "Choose quant=none or quant=8bit, or a GPU."
+        )
+
+
+def _unpacks(width: int, block: int) -> bool:
+    weight = torch.arange(8.0 * width).view(8, width)  # of every block the scale is another
+    packed, state = quantize_4bit(weight, blocksize=block, quant_type="nf4")
+    return torch.equal(dequantize_4bit(packed, state), dequantised(packed, state, weight.dtype))
 
 
 def keep_unpacked(model: nn.Module) -> None:

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from functools import partial
 
 import bitsandbytes as bnb
@@ -13,9 +14,10 @@ from torch._inductor.compile_fx import compile_fx
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import BitsAndBytesConfig
 
-from ftframe.models import compiling
+from ftframe.errors import ConfigError
+from ftframe.models import compilable_4bit, compiling
 from ftframe.models.adapter import attach_adapter
-from ftframe.models.compilable_4bit import CompilableLinear4bit, dequantised, let_compiler_see
+from ftframe.models.compilable_4bit import CompilableLinear4bit, check_unpacking, dequantised, let_compiler_see
 from ftframe.models.probing import eagerly
 from ftframe.models.random_init import quantised_linear, random_model
 
@@ -61,8 +63,34 @@ def test_dequantised_is_bitsandbytes_own_bit_for_bit(kind, nested, dtype, blocks
     assert found.shape == weight.shape
     assert found.dtype == dtype
     with eagerly():  # of some shapes bitsandbytes makes a kernel by the compiler
-        expected = dequantize_4bit(packed, state)  # the other way round where there is one byte alone
+        in_one_row = quantize_4bit(weight.flatten(), blocksize=blocksize, compress_statistics=nested, quant_type=kind)
+        assert torch.equal(in_one_row[0], packed)
+        expected = dequantize_4bit(*in_one_row)  # its AVX-512 kernel mixes up scales of rows that end within a block
         assert torch.equal(found, expected.view(found.shape))
+
+
+def with_scales_by_row(packed, state):
+    """As bitsandbytes 0.50 unpacks with AVX-512: where a row ends, so does a block."""
+    rows, columns = state.shape
+    in_whole = torch.arange(rows * columns).view(rows, columns) // state.blocksize
+    by_row = torch.arange(rows)[:, None] * (columns // state.blocksize) + torch.arange(columns) // state.blocksize
+    return dequantised(packed, state, torch.float32) / state.absmax[in_whole] * state.absmax[by_row]
+
+
+def test_a_width_that_bitsandbytes_unpacks_wrongly_is_refused(monkeypatch):
+    monkeypatch.setattr(compilable_4bit, "dequantize_4bit", with_scales_by_row)
+    with pytest.raises(ConfigError, match="4-bit layers of 96, 160 inputs wrongly, since they are no multiple of the 64"):
+        check_unpacking(nn.ModuleList(layer_of(config_of(), columns=width) for width in (160, 64, 96, 128, 96)))
+    check_unpacking(nn.ModuleList(layer_of(config_of(), columns=width) for width in (64, 128)))
+
+
+def test_a_model_is_refused_just_where_this_cpu_would_give_other_weights():
+    layer = layer_of(config_of(nested=False), columns=96)
+    with torch.no_grad():
+        unpacked = layer(torch.eye(96)).T
+    right = torch.equal(unpacked, dequantised(layer.weight.data, layer.weight.quant_state, torch.float32))
+    with nullcontext() if right else pytest.raises(ConfigError, match="96 inputs"):
+        check_unpacking(layer)
 
 
 @pytest.mark.gpu

@@ -9,6 +9,7 @@ from transformers import BitsAndBytesConfig
 
 from ftframe.models import compiling
 from ftframe.models.adapter import attach_adapter
+from ftframe.models.base import keep_weights_trainable_through
 from ftframe.models.compilable_4bit import let_compiler_see
 from ftframe.models.fp8 import Fp8Config
 from ftframe.models.lora_stacks import beside, stack_lora_layers
@@ -35,6 +36,7 @@ def _without_kernels(monkeypatch):
 def build(shape, *, quant=NF4, stacked=True, **options):
     shape.use_cache = False
     base = random_model(shape, dtype=torch.float32, quantization_config=quant, device=CPU)
+    keep_weights_trainable_through(base)
     torch.manual_seed(0)
     defaults = {"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", "init_lora_weights": False}
     model = attach_adapter(base, LoraConfig(**{**defaults, **options}), base_path="none", in_float32=True).train()
