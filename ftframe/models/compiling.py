@@ -10,6 +10,8 @@ import torch._dynamo.exc
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from ftframe.models.probing import base_model
+
 BACKEND = "inductor"
 
 _RECOMPILES = 64
@@ -21,15 +23,19 @@ def layers_of(model: nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def compile_layers(model: nn.Module) -> None:
-    """Have each layer compiled as a whole when it is first called; a part that cannot be raises there.
+def compile_layers(model: Any) -> None:
+    """Have each layer, and the norm behind the last, compiled as a whole when it is first called.
+
+    What cannot be compiled as a whole raises there.
 
     Args:
         model: Any model of transformers, with or without an adapter.
     """
     _allow_variants()
-    for layer in layers_of(model):
-        layer.compile(backend=BACKEND, fullgraph=True)
+    layers = layers_of(model)
+    norms = [getattr(base_model(model).get_decoder(), "norm", None)] if layers else []
+    for part in filter(None, [*layers, *norms]):
+        part.compile(backend=BACKEND, fullgraph=True)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

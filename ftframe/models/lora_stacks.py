@@ -1,4 +1,4 @@
-"""LoRA over layers that read the same input (q, k and v; gate and up) in fewer matrix products.
+"""LoRA over layers that read the same input (q, k and v; gate and up) within the matrix products of their base.
 
 Beside the weights W [out, in] of a layer, those of an adapter, A [r, in] and B [out, r], are narrow, but to multiply by
 them alone reads and writes whole activations, and so costs more than their arithmetic. The layers have their A below
@@ -6,12 +6,14 @@ each other, as one: low = x A'. Over 4-bit layers, W is unpacked anew for each p
 to its right: the layer's output is [x low] [W sB]', added up before it is rounded. For a layer alone, to put x and low
 beside each other would move more than it saves: it stays as PEFT has it.
 
-Where memory is ample, W stays unpacked, and B is written to its right before each forward pass.
+Where memory is ample, W stays unpacked, and before each forward pass B is written to its right, and A below it: so the
+input's gradient is one product too, [dy dlow] [W; A], and pays for a layer alone.
 """
 
 from __future__ import annotations
 
 from functools import cache
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -24,7 +26,7 @@ from ftframe.models.adapter_compute import CastingLinear
 from ftframe.models.compilable_4bit import CompilableLinear4bit, dequantised, dequantised_again
 from ftframe.models.fp8 import Fp8Linear
 
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 """Names, in models of transformers, of layers that are given the same input one after the other."""
 
 _BASES = (CompilableLinear4bit, Fp8Linear, nn.Linear)
@@ -50,16 +52,16 @@ def stack_lora_layers(model: nn.Module) -> None:
 
 
 def keep_stacks_unpacked(model: nn.Module, decoder: nn.Module) -> None:
-    """Have stacks keep W unpacked, with room for B to its right.
+    """Have stacks keep W unpacked, with room for A and B.
 
     Args:
         model: With stacks or without.
-        decoder: Its part whose forward pass is never compiled as a whole; every B is written anew as it starts.
+        decoder: Its part whose forward pass is never compiled as a whole; every A and B is written anew as it starts.
     """
     stacks = {id(stack): stack for module in model.modules() if (stack := getattr(module, "stack", None)) is not None}
     for stack in stacks.values():
         if stack.keep_unpacked():
-            decoder.register_forward_pre_hook(stack.write_up)
+            decoder.register_forward_pre_hook(stack.write_adapter)
 
 
 def _can_stack(layer: Any) -> bool:
@@ -81,18 +83,18 @@ class _Stack:
     Attributes:
         layers: In the order in which they are called.
         adapter: The name of the one that each has.
-        input: What `low` was computed of, until the last layer has used it.
-        low: The inputs of every B next to each other, [..., sum of r].
-        wide: Of each layer [W B], with zeros where other layers have their B, [out, in + sum of r]; empty where W is
-            unpacked for each product.
+        bordered: Where W is kept unpacked, of all layers below each other [W B], with zeros where other layers have
+            their B, and behind the first layer's rows all A, [sum of out + sum of r, in + sum of r].
+        input: What `shared` was computed of, until the last layer has used it.
+        shared: The inputs of every B next to each other, [..., sum of r], or else the outputs of all layers.
     """
 
     def __init__(self, layers: list[Any]) -> None:
         self.layers = layers
         (self.adapter,) = layers[0].lora_A
+        self.bordered: Tensor | None = None
         self.input: Tensor | None = None
-        self.low: Tensor | None = None
-        self.wide: list[Tensor] = []
+        self.shared: Tensor | tuple[Tensor, ...] | None = None
         for place, layer in enumerate(layers):
             layer.stack, layer.place = self, place
             kind: type = type(layer)
@@ -100,60 +102,98 @@ class _Stack:
 
     def takes(self, input: Tensor) -> bool:
         """Whether every layer has its one adapter switched on, and multiplies in the input's type."""
-        return all(
+        fits = all(
             not layer.merged
             and not layer.disable_adapters
             and list(layer.lora_A) == layer.active_adapters == [self.adapter]
             and _multiplies_in(layer.base_layer, input.dtype)
             for layer in self.layers
         )
+        return fits and (len(self.layers) > 1 or self._is_at_once)
 
     def output(self, place: int, input: Tensor) -> Tensor:
         """Of one layer, [..., out]."""
         if self.input is not input:
-            self.input, self.low = input, self._low(input)
-        base, low, up = self.layers[place].base_layer, self.low, self._up(place, input.dtype)
-        assert low is not None
+            self.input, self.shared = input, self._outputs(input) if self._is_at_once else self._low(input)
+        shared: Any = self.shared
+        base = self.layers[place].base_layer
         if place == len(self.layers) - 1:
-            self.input = self.low = None
-        output: Tensor
+            self.input = self.shared = None
         if not isinstance(base, CompilableLinear4bit):
-            output = base(input) + F.linear(low, up)
+            output: Tensor = base(input) + F.linear(shared, self._up(place, input.dtype))
             return output
-        if self.wide and base.unpacked is not None:
-            output = _WideProduct.apply(input, low, up, self.wide[place])  # type: ignore[no-untyped-call]
-        else:
-            output = _Product.apply(input, low, up, base.weight, base.weight.quant_state)  # type: ignore[no-untyped-call]
+        output = shared[place] if isinstance(shared, tuple) else self._product(place, input, shared)
         return output if base.bias is None else output + base.bias.to(output.dtype)
 
     def keep_unpacked(self) -> bool:
-        """From now on no W is unpacked any more, if any was; `write_up` has to come before each product."""
-        if not all(isinstance(layer.base_layer, CompilableLinear4bit) for layer in self.layers):
+        """From now on no W is unpacked any more, if any was; `write_adapter` has to come before each product."""
+        bases = [layer.base_layer for layer in self.layers]
+        if not all(isinstance(base, CompilableLinear4bit) for base in bases):
             return False
-        for layer in self.layers:
-            base, ranks = layer.base_layer, self._ranks
-            weight = base.unpack()
-            self.wide.append(beside(weight, weight.new_zeros(base.out_features, sum(ranks))))
-            base.unpacked = self.wide[-1][:, : base.in_features]
+        rank, width = sum(self._ranks), bases[0].in_features
+        weight = bases[0].unpack()
+        room = _room(weight, sum(base.out_features for base in bases) + rank, width + rank)
+        self.bordered = room.zero_()[:, : width + rank]
+        for base, rows in zip(bases, self._rows, strict=True):
+            base.unpacked = self.bordered[rows, :width].copy_(base.unpack())
         return True
 
-    def write_up(self, *_: Any) -> None:
-        """Write each layer's B, scaled, to the right of its W, if the adapter is still there.
+    def write_adapter(self, *_: Any) -> None:
+        """Write every A, and every B, scaled, beside W, if the adapter is still there.
 
-        An earlier forward pass may wait for its backward pass, which takes W from here and B from elsewhere: autograd
-        is not told that the whole has changed.
+        An earlier forward pass may wait for its backward pass, which takes A and W from here and B from elsewhere:
+        autograd is not told that the whole has changed.
         """
-        if any(self.adapter not in layer.lora_B for layer in self.layers):
+        if self.bordered is None or any(self.adapter not in layer.lora_B for layer in self.layers):
             return
-        for place, (layer, wide) in enumerate(zip(self.layers, self.wide, strict=True)):
-            start = layer.in_features + sum(self._ranks[:place])
-            with torch.no_grad():
+        whole, width = self.bordered.data, self.layers[0].in_features
+        start = 0
+        with torch.no_grad():
+            for layer, rows, rank in zip(self.layers, self._rows, self._ranks, strict=True):
                 up, scaling = layer.lora_B[self.adapter].weight, layer.scaling[self.adapter]
-                torch.mul(up, scaling, out=wide.data[:, start : start + up.shape[1]])
+                torch.mul(up, scaling, out=whole[rows, width + start : width + start + rank])
+                below = self.layers[0].out_features + start
+                whole[below : below + rank, :width].copy_(layer.lora_A[self.adapter].weight)
+                start += rank
 
     @property
     def _ranks(self) -> list[int]:
         return [layer.r[self.adapter] for layer in self.layers]
+
+    @property
+    def _rows(self) -> list[slice]:
+        """Of each layer's W in `bordered`."""
+        first, *others = (layer.out_features for layer in self.layers)
+        ends = list(accumulate(others, initial=first + sum(self._ranks)))
+        return [slice(0, first), *(slice(start, end) for start, end in pairwise(ends))]
+
+    @property
+    def _is_bordered(self) -> bool:
+        """Whether every W is kept unpacked, and none was changed since."""
+        return self.bordered is not None and all(layer.base_layer.unpacked is not None for layer in self.layers)
+
+    @property
+    def _is_at_once(self) -> bool:
+        """Whether all outputs are computed at once: nothing is left out of the inputs of any A."""
+        return self._is_bordered and all(type(layer.lora_dropout[self.adapter]) is nn.Identity for layer in self.layers)
+
+    def _product(self, place: int, input: Tensor, low: Any) -> Tensor:
+        base, up = self.layers[place].base_layer, self._up(place, input.dtype)
+        output: Tensor
+        if self._is_bordered:
+            assert self.bordered is not None
+            wide = self.bordered[self._rows[place]]
+            output = _WideProduct.apply(input, low, up, wide)  # type: ignore[no-untyped-call]
+        else:
+            output = _Product.apply(input, low, up, base.weight, base.weight.quant_state)  # type: ignore[no-untyped-call]
+        return output
+
+    def _outputs(self, input: Tensor) -> tuple[Tensor, ...]:
+        downs = torch.cat([layer.lora_A[self.adapter].weight.to(input.dtype) for layer in self.layers])
+        ups = torch.cat([self._up(place, input.dtype) for place in range(len(self.layers))])
+        sizes = [layer.out_features for layer in self.layers]
+        outputs: tuple[Tensor, ...] = _Bordered.apply(input, downs, ups, self.bordered, sizes)  # type: ignore[no-untyped-call]
+        return outputs
 
     def _low(self, input: Tensor) -> Tensor:
         downs = [layer.lora_A[self.adapter].weight.to(input.dtype) for layer in self.layers]
@@ -218,6 +258,38 @@ class _WideProduct(torch.autograd.Function):
         return gradient @ wide[:, : wide.shape[1] - low.shape[-1]], gradient @ up, of_up, None
 
 
+class _Bordered(torch.autograd.Function):
+    """[input low] [weight up]' of each layer, [..., out], where low is input down', and all are parts of one matrix."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, down: Tensor, up: Tensor, bordered: Tensor, sizes: list[int]) -> Any:
+        rank, width = down.shape
+        room = _room(input, input.numel() // width, width + rank)
+        _put(room, input.reshape(-1, width), 0)
+        _put(room, F.linear(room[:, :width], down), width)  # of the copy: input need not be in memory, too
+        both = room[:, : width + rank]
+        ctx.save_for_backward(both, up, bordered)
+        ctx.shape, ctx.sizes = input.shape, sizes
+        first, _, *others = bordered.split([sizes[0], rank, *sizes[1:]])
+        return tuple(F.linear(both, wide).view(*input.shape[:-1], -1) for wide in (first, *others))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        both, up, bordered = ctx.saved_tensors
+        rows, rank = ctx.sizes[0], up.shape[1]
+        inputs, low = both[:, :-rank], both[:, -rank:]
+        room = _room(both, len(both), rows + rank)
+        first, *others = (gradient.reshape(len(both), -1) for gradient in gradients)
+        _put(room, first, 0)
+        parts = [room[:, :rows], *others]
+        of_low = sum(part @ its_up for part, its_up in zip(parts, up.split(ctx.sizes), strict=True))
+        _put(room, of_low, rows)
+        weights = bordered[:, : inputs.shape[1]].split([rows + rank, *ctx.sizes[1:]])
+        of_input = sum(part @ weight for part, weight in zip([room[:, : rows + rank], *others], weights, strict=True))
+        of_up = torch.cat([part.t() @ low for part in parts])
+        return of_input.view(ctx.shape), of_low.t() @ inputs, of_up, None, None
+
+
 def beside(left: Tensor, right: Tensor) -> Tensor:
     """`torch.cat([left, right], 1)` of matrices, each of which is written where it belongs.
 
@@ -225,8 +297,17 @@ def beside(left: Tensor, right: Tensor) -> Tensor:
     slice. Into a view by strides it writes one alone.
     """
     columns = left.shape[1] + right.shape[1]
-    stride = -(-columns // _ALIGNED) * _ALIGNED
-    out = left.new_empty(left.shape[0], stride)
-    out.as_strided(left.shape, (stride, 1), 0).copy_(left)
-    out.as_strided(right.shape, (stride, 1), left.shape[1]).copy_(right)
-    return out[:, :columns]
+    room = _room(left, len(left), columns)
+    _put(room, left, 0)
+    _put(room, right, left.shape[1])
+    return room[:, :columns]
+
+
+def _room(like: Tensor, rows: int, columns: int) -> Tensor:
+    """A new matrix of at least so many columns."""
+    return like.new_empty(rows, -(-columns // _ALIGNED) * _ALIGNED)
+
+
+def _put(room: Tensor, part: Tensor, start: int) -> None:
+    """Write some columns of a matrix, of which no view may exist yet."""
+    room.as_strided(part.shape, (room.stride(0), 1), start).copy_(part)
