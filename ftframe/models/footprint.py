@@ -149,7 +149,7 @@ def with_memory(layout: Layout, memory: str) -> Layout:
 def _activations(size: ModelSize, layout: Layout) -> float:
     """Of all layers, and the states before and behind them."""
     states = size.hidden * layout.compute_bytes * layout.tokens
-    around = 3 * states  # the embeddings, and in float32 what goes into the last norm
+    around = (2 if layout.compiles else 3) * states  # the embeddings, and, uncompiled in float32, the last norm's input
     if layout.memory in ("ample", "none"):
         return around + size.layers * layout.saved.of(layout.tokens)
     if layout.memory == "budget":
