@@ -1,4 +1,4 @@
-"""LoRA over layers that read the same input (q, k and v; gate and up) within the matrix products of their base.
+"""LoRA over layers that read the same input (q, k and v; gate and up) in fewer matrix products.
 
 Beside the weights W [out, in] of a layer, those of an adapter, A [r, in] and B [out, r], are narrow, but to multiply by
 them alone reads and writes whole activations, and so costs more than their arithmetic. The layers have their A below
@@ -6,8 +6,9 @@ each other, as one: low = x A'. Over 4-bit layers, W is unpacked anew for each p
 to its right: the layer's output is [x low] [W sB]', added up before it is rounded. For a layer alone, to put x and low
 beside each other would move more than it saves: it stays as PEFT has it.
 
-Where memory is ample, W stays unpacked, and before each forward pass B is written to its right, and A below it: so the
-input's gradient is one product too, [dy dlow] [W; A], and pays for a layer alone.
+Where memory is ample, W stays unpacked, and before each forward pass B is written to its right, and A below it. Where
+nothing is dropped from A's input, the input's gradient then has A within its product too, [dy dlow] [W; A], which pays
+for a layer alone.
 """
 
 from __future__ import annotations
@@ -26,8 +27,12 @@ from ftframe.models.adapter_compute import CastingLinear
 from ftframe.models.compilable_4bit import CompilableLinear4bit, dequantised, dequantised_again
 from ftframe.models.fp8 import Fp8Linear
 
-TOGETHER = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
-"""Names, in models of transformers, of layers that are given the same input one after the other."""
+TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",))
+"""Names, in models of transformers, of layers that are given the same input one after the other.
+
+A layer alone is in it where its input can be written to its place as it is computed. What comes out of attention would
+be copied, and kept twice.
+"""
 
 _BASES = (CompilableLinear4bit, Fp8Linear, nn.Linear)
 """Layers that LoRA is stacked over."""
@@ -131,11 +136,11 @@ class _Stack:
         if not all(isinstance(base, CompilableLinear4bit) for base in bases):
             return False
         rank, width = sum(self._ranks), bases[0].in_features
-        weight = bases[0].unpack()
-        room = _room(weight, sum(base.out_features for base in bases) + rank, width + rank)
+        weights = [base.unpack() for base in bases]
+        room = _room(weights[0], sum(map(len, weights)) + rank, width + rank)
         self.bordered = room.zero_()[:, : width + rank]
-        for base, rows in zip(bases, self._rows, strict=True):
-            base.unpacked = self.bordered[rows, :width].copy_(base.unpack())
+        for base, rows, weight in zip(bases, self._rows, weights, strict=True):
+            base.unpacked = self.bordered[rows, :width].copy_(weight)
         return True
 
     def write_adapter(self, *_: Any) -> None:
@@ -144,8 +149,9 @@ class _Stack:
         An earlier forward pass may wait for its backward pass, which takes A and W from here and B from elsewhere:
         autograd is not told that the whole has changed.
         """
-        if self.bordered is None or any(self.adapter not in layer.lora_B for layer in self.layers):
+        if not self._is_bordered:
             return
+        assert self.bordered is not None
         whole, width = self.bordered.data, self.layers[0].in_features
         start = 0
         with torch.no_grad():
@@ -169,8 +175,11 @@ class _Stack:
 
     @property
     def _is_bordered(self) -> bool:
-        """Whether every W is kept unpacked, and none was changed since."""
-        return self.bordered is not None and all(layer.base_layer.unpacked is not None for layer in self.layers)
+        """Whether every W is kept unpacked, none was changed since, and the adapter is still there and as wide."""
+        if self.bordered is None or any(self.adapter not in layer.lora_B for layer in self.layers):
+            return False
+        fits = self.bordered.shape[1] == self.layers[0].in_features + sum(self._ranks)
+        return fits and all(layer.base_layer.unpacked is not None for layer in self.layers)
 
     @property
     def _is_at_once(self) -> bool:
@@ -309,5 +318,5 @@ def _room(like: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _put(room: Tensor, part: Tensor, start: int) -> None:
-    """Write some columns of a matrix, of which no view may exist yet."""
+    """Write some columns of a matrix that is itself no view: the compiler takes a view by strides of nothing else."""
     room.as_strided(part.shape, (room.stride(0), 1), start).copy_(part)
