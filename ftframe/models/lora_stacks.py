@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own abbreviation)
-from bitsandbytes.functional import QuantState
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from ftframe.models.adapter_compute import CastingLinear
-from ftframe.models.compilable_4bit import CompilableLinear4bit, dequantised, dequantised_again
+from ftframe.models.compilable_4bit import CompilableLinear4bit
 from ftframe.models.fp8 import Fp8Linear
+from ftframe.models.lora_products import BorderedProducts, Product, WideProduct, with_room
 
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",))
 """Names, in models of transformers, of layers that are given the same input one after the other.
@@ -36,9 +36,6 @@ be copied, and kept twice.
 
 _BASES = (CompilableLinear4bit, Fp8Linear, nn.Linear)
 """Layers that LoRA is stacked over."""
-
-_ALIGNED = 64
-"""Numbers that a row's length in memory is a multiple of: matrix products read whole lines."""
 
 
 def stack_lora_layers(model: nn.Module) -> None:
@@ -137,7 +134,7 @@ class _Stack:
             return False
         rank, width = sum(self._ranks), bases[0].in_features
         weights = [base.unpack() for base in bases]
-        room = _room(weights[0], sum(map(len, weights)) + rank, width + rank)
+        room = with_room(weights[0], sum(map(len, weights)) + rank, width + rank)
         self.bordered = room.zero_()[:, : width + rank]
         for base, rows, weight in zip(bases, self._rows, weights, strict=True):
             base.unpacked = self.bordered[rows, :width].copy_(weight)
@@ -192,16 +189,16 @@ class _Stack:
         if self._is_bordered:
             assert self.bordered is not None
             wide = self.bordered[self._rows[place]]
-            output = _WideProduct.apply(input, low, up, wide)  # type: ignore[no-untyped-call]
+            output = WideProduct.apply(input, low, up, wide)  # type: ignore[no-untyped-call]
         else:
-            output = _Product.apply(input, low, up, base.weight, base.weight.quant_state)  # type: ignore[no-untyped-call]
+            output = Product.apply(input, low, up, base.weight, base.weight.quant_state)  # type: ignore[no-untyped-call]
         return output
 
     def _outputs(self, input: Tensor) -> tuple[Tensor, ...]:
         downs = torch.cat([layer.lora_A[self.adapter].weight.to(input.dtype) for layer in self.layers])
         ups = torch.cat([self._up(place, input.dtype) for place in range(len(self.layers))])
         sizes = [layer.out_features for layer in self.layers]
-        outputs: tuple[Tensor, ...] = _Bordered.apply(input, downs, ups, self.bordered, sizes)  # type: ignore[no-untyped-call]
+        outputs: tuple[Tensor, ...] = BorderedProducts.apply(input, downs, ups, self.bordered, sizes)  # type: ignore[no-untyped-call]
         return outputs
 
     def _low(self, input: Tensor) -> Tensor:
@@ -232,91 +229,3 @@ def _stacked(kind: type) -> type:
 
     Stacked.__name__ = Stacked.__qualname__ = kind.__name__
     return Stacked
-
-
-class _Product(torch.autograd.Function):
-    """[input low] [weight up]', [..., out]; the weight is unpacked anew in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, low: Tensor, up: Tensor, packed: Tensor, state: QuantState) -> Tensor:
-        ctx.save_for_backward(low, up, packed)
-        ctx.state = state
-        weight = dequantised(packed, state, input.dtype, by_row=True)
-        return F.linear(torch.cat([input, low], -1), beside(weight, up))
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Any) -> Any:
-        (gradient,), (low, up, packed) = outputs, ctx.saved_tensors
-        of_up = gradient.flatten(0, -2).t() @ low.flatten(0, -2)
-        weight = dequantised_again(packed, ctx.state, gradient.dtype)
-        return gradient @ weight, gradient @ up, of_up, None, None
-
-
-class _WideProduct(torch.autograd.Function):
-    """[input low] wide', [..., out], where wide already is [weight up]."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, low: Tensor, up: Tensor, wide: Tensor) -> Tensor:
-        ctx.save_for_backward(low, up, wide)
-        return F.linear(torch.cat([input, low], -1), wide)
-
-    @staticmethod
-    def backward(ctx: Any, *outputs: Any) -> Any:
-        (gradient,), (low, up, wide) = outputs, ctx.saved_tensors
-        of_up = gradient.flatten(0, -2).t() @ low.flatten(0, -2)
-        return gradient @ wide[:, : wide.shape[1] - low.shape[-1]], gradient @ up, of_up, None
-
-
-class _Bordered(torch.autograd.Function):
-    """[input low] [weight up]' of each layer, [..., out], where low is input down', and all are parts of one matrix."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, down: Tensor, up: Tensor, bordered: Tensor, sizes: list[int]) -> Any:
-        rank, width = down.shape
-        room = _room(input, input.numel() // width, width + rank)
-        _put(room, input.reshape(-1, width), 0)
-        _put(room, F.linear(room[:, :width], down), width)  # of the copy: input need not be in memory, too
-        both = room[:, : width + rank]
-        ctx.save_for_backward(both, up, bordered)
-        ctx.shape, ctx.sizes = input.shape, sizes
-        first, _, *others = bordered.split([sizes[0], rank, *sizes[1:]])
-        return tuple(F.linear(both, wide).view(*input.shape[:-1], -1) for wide in (first, *others))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        both, up, bordered = ctx.saved_tensors
-        rows, rank = ctx.sizes[0], up.shape[1]
-        inputs, low = both[:, :-rank], both[:, -rank:]
-        room = _room(both, len(both), rows + rank)
-        first, *others = (gradient.reshape(len(both), -1) for gradient in gradients)
-        _put(room, first, 0)
-        parts = [room[:, :rows], *others]
-        of_low = sum(part @ its_up for part, its_up in zip(parts, up.split(ctx.sizes), strict=True))
-        _put(room, of_low, rows)
-        weights = bordered[:, : inputs.shape[1]].split([rows + rank, *ctx.sizes[1:]])
-        of_input = sum(part @ weight for part, weight in zip([room[:, : rows + rank], *others], weights, strict=True))
-        of_up = torch.cat([part.t() @ low for part in parts])
-        return of_input.view(ctx.shape), of_low.t() @ inputs, of_up, None, None
-
-
-def beside(left: Tensor, right: Tensor) -> Tensor:
-    """`torch.cat([left, right], 1)` of matrices, each of which is written where it belongs.
-
-    What the compiler makes of `cat` computes both for each number, and takes one of them; and so for an assignment to a
-    slice. Into a view by strides it writes one alone.
-    """
-    columns = left.shape[1] + right.shape[1]
-    room = _room(left, len(left), columns)
-    _put(room, left, 0)
-    _put(room, right, left.shape[1])
-    return room[:, :columns]
-
-
-def _room(like: Tensor, rows: int, columns: int) -> Tensor:
-    """A new matrix of at least so many columns."""
-    return like.new_empty(rows, -(-columns // _ALIGNED) * _ALIGNED)
-
-
-def _put(room: Tensor, part: Tensor, start: int) -> None:
-    """Write some columns of a matrix that is itself no view: the compiler takes a view by strides of nothing else."""
-    room.as_strided(part.shape, (room.stride(0), 1), start).copy_(part)

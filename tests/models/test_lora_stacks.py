@@ -3,8 +3,6 @@ from copy import copy
 import pytest
 import torch
 import torch._dynamo
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import LoraConfig
 from peft.tuners.lora import LoraLayer
 from transformers import BitsAndBytesConfig
@@ -14,7 +12,7 @@ from ftframe.models.adapter import attach_adapter
 from ftframe.models.base import keep_weights_trainable_through
 from ftframe.models.compilable_4bit import let_compiler_see
 from ftframe.models.fp8 import Fp8Config
-from ftframe.models.lora_stacks import beside, stack_lora_layers
+from ftframe.models.lora_stacks import stack_lora_layers
 from ftframe.models.memory import arrange_memory
 from ftframe.models.random_init import random_model
 
@@ -232,13 +230,6 @@ def test_layers_stay_pefts_own(shape, batch):
     assert len(own) == 7 * shape.num_hidden_layers
     assert all(isinstance(module, kind) for module, kind in zip(own, kinds, strict=True))
     assert list(model.state_dict()) == list(plain.state_dict())
-
-
-@settings(max_examples=30)
-@given(rows=st.integers(1, 9), left=st.integers(1, 130), right=st.integers(1, 70))
-def test_beside_is_cat(rows, left, right):
-    parts = torch.randn(rows, left), torch.randn(rows, right)
-    assert torch.equal(beside(*parts), torch.cat(parts, 1))
 
 
 @pytest.mark.parametrize("stacked", [True, False], ids=["stacked", "alone"])
