@@ -1,4 +1,4 @@
-"""What Lightning and a run's callbacks add to a step: `python benchmarks/lightning_overhead.py [overrides of fit]`.
+"""What Lightning and a run's callbacks add to a step.
 
 Trains as `ftframe fit` would, without validation, then goes on with the same model, loss, batches and optimizer in a
 loop of a few lines, and prints a line of JSON with the median step of both. In the loop as in the run, the figures of a
@@ -7,9 +7,9 @@ step are read from the device when the next one has been queued.
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -24,8 +24,11 @@ WARMUP, STEPS = 5, 25
 
 def main() -> None:
     """Measure both ways."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="of ftframe fit, such as model=llama2")
+    given = parser.parse_args()
     steps = f"trainer.max_steps={WARMUP + STEPS}"
-    cfg = compose.check(compose.compose("fit", [*sys.argv[1:], steps, "trainer.limit_val_batches=0"]))
+    cfg = compose.check(compose.compose("fit", [*given.overrides, steps, "trainer.limit_val_batches=0"]))
     plan = plan_run(cfg, find_resumption(None, cfg.output_dir))
     module = plan.build_module(cfg)
     plan.trainer.fit(module, plan.inputs.datamodule)

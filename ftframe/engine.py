@@ -229,6 +229,7 @@ def plan_layout(work: Workload, *, compiles: bool, chunks_loss: bool, share: flo
             autocast=autocast,
             compiles=compiles,
             share=kept,
+            tokens=work.tokens,
             trust_remote_code=work.trust_remote_code,
         )
 

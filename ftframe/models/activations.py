@@ -39,6 +39,7 @@ def saved_bytes(
     autocast: torch.dtype | None = None,
     compiles: bool = False,
     share: float = 1.0,
+    tokens: int = _TOKENS,
     trust_remote_code: bool = False,
 ) -> Saved | None:
     """What one layer saves; None for a model whose layer does not run without content.
@@ -50,17 +51,21 @@ def saved_bytes(
         autocast: The type of autocast, if it is on.
         compiles: Whether the layer is compiled.
         share: Of the activations, with `compiles`, that the compiler may keep.
+        tokens: Of the micro-batch. Below a share of 1 the count is right for it alone: the compiler keeps a tensor or
+            does not, so that more tokens may save less.
         trust_remote_code: Whether the user trusts the code that the model brings along, if any.
     """
 
-    def counted(tokens: int) -> int:
+    def counted(length: int) -> int:
         with torch.device("meta"):
             model = _two_layers(config, peft_config, dtype, trust_remote_code)
         with _patched_budget(share), FakeTensorMode(allow_non_fake_inputs=True):
             _give_fake_weights(model)
-            return _count(model, dtype, autocast, tokens=tokens, compiles=compiles)
+            return _count(model, dtype, autocast, tokens=length, compiles=compiles)
 
     try:
+        if share < 1:
+            return Saved(counted(tokens) / tokens)
         few = counted(_TOKENS)
         if autocast is None:
             return Saved(few / _TOKENS)

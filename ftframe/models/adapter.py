@@ -38,8 +38,8 @@ def check_adapter(peft_config: Any, quantization_config: Any, *, on_gpu: bool) -
     """Refuse what PEFT cannot train, and what could be trained and not be loaded again.
 
     Raises:
-        ConfigError: For a rank below 1, for DoRA on an 8-bit base without a GPU, and for a config that would be refused
-            in an adapter.
+        ConfigError: For a rank below 1, a dropout that is no share or leaves nothing, DoRA on an 8-bit base without a
+            GPU, and a config that would be refused in an adapter.
     """
     trouble = find_trouble(peft_config.to_dict())
     if trouble:
@@ -47,6 +47,11 @@ def check_adapter(peft_config: Any, quantization_config: Any, *, on_gpu: bool) -
     rank = getattr(peft_config, "r", 1)
     if rank < 1:
         raise ConfigError(f"peft.r={rank}: the rank of an adapter is 1 or more. For no adapter: peft=none.")
+    for name, value in peft_config.to_dict().items():
+        if name.endswith("dropout") and not 0 <= value < 1:
+            raise ConfigError(
+                f"peft.{name}={value}: a share of at least 0 and below 1 is needed; with 1 nothing trains."
+            )
     is_8bit = quantization_config is not None and quantization_config.load_in_8bit
     if getattr(peft_config, "use_dora", False) and is_8bit and not on_gpu:
         # peft 0.21 moves the weight at each dequantisation, and bitsandbytes 0.50 then forgets its scales.

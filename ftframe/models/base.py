@@ -98,8 +98,8 @@ def load_config(spec: BaseSpec) -> Any:
     """The shape of the model, as its library's config object.
 
     Raises:
-        ConfigError: If it cannot be read, `model.config` holds a key or value that this kind of model does not have, or
-            it differs from the pretrained weights' own shape.
+        ConfigError: If it cannot be read, `model.config` holds a key or value that this kind of model does not have, it
+            differs from the pretrained weights' own shape, or its heads make no groups.
     """
     model_type = spec.config.get("model_type") if spec.init == "random" else None
     config = _default_config(model_type) if model_type else _pretrained_config(spec)
@@ -114,14 +114,25 @@ def load_config(spec: BaseSpec) -> Any:
                 f"model.config.{name}={value}, but the weights at model.path={spec.path} have {getattr(config, name)}. "
                 "Leave it out, or build the shape without weights by model.init=random."
             )
-    if spec.init != "random":
-        return config
-    # Built anew from what is given: values that the class derives, such as head_dim, must follow it.
-    given = {} if model_type else config.to_dict()
-    try:
-        return type(config).from_dict({**given, **spec.config})
-    except StrictDataclassError as error:
-        raise ConfigError(f"model.config: {' '.join(str(error).split())}") from error
+    if spec.init == "random":
+        # Built anew from what is given: values that the class derives, such as head_dim, must follow it.
+        given = {} if model_type else config.to_dict()
+        try:
+            config = type(config).from_dict({**given, **spec.config})
+        except StrictDataclassError as error:
+            raise ConfigError(f"model.config: {' '.join(str(error).split())}") from error
+    _refuse_uneven_groups(config)
+    return config
+
+
+def _refuse_uneven_groups(config: Any) -> None:
+    """Refuse query heads that cannot share key and value heads evenly: attention fails on them in its first step."""
+    text = config.get_text_config()
+    heads, shared = (getattr(text, name, None) for name in ("num_attention_heads", "num_key_value_heads"))
+    if isinstance(heads, int) and isinstance(shared, int) and heads % shared:
+        raise ConfigError(
+            f"model.config.num_attention_heads={heads} is no multiple of model.config.num_key_value_heads={shared}."
+        )
 
 
 _COUNTS = (

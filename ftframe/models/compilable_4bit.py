@@ -134,11 +134,11 @@ def check_unpacking(model: nn.Module) -> None:
     """
     layers = [m for m in model.modules() if isinstance(m, bnb.nn.Linear4bit) and m.weight.device.type == "cpu"]
     uneven = {(layer.in_features, layer.weight.blocksize) for layer in layers}
-    wrong = sorted(width for width, block in uneven if width % block and not _unpacks(width, block))
+    wrong = sorted((width, block) for width, block in uneven if width % block and not _unpacks(width, block))
     if wrong:
         raise ConfigError(
-            f"On this CPU bitsandbytes unpacks 4-bit layers of {', '.join(map(str, wrong))} inputs wrongly, since they "
-            f"are no multiple of the {layers[0].weight.blocksize} weights that share a scale. "
+            f"On this CPU bitsandbytes unpacks 4-bit layers of {', '.join(str(width) for width, _ in wrong)} inputs "
+            f"wrongly, since they are no multiple of the {wrong[0][1]} weights that share a scale. "
             "Choose quant=none or quant=8bit, or a GPU."
         )
 

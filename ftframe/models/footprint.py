@@ -153,10 +153,15 @@ def _activations(size: ModelSize, layout: Layout) -> float:
     if layout.memory in ("ample", "none"):
         return around + size.layers * layout.saved.of(layout.tokens)
     if layout.memory == "budget":
-        return around + size.layers * layout.saved_by_budget.of(layout.tokens)
+        return around + size.layers * _saved_by_budget(layout)
     if layout.memory == "checkpoint":
         return around + size.layers * states
     return around + 5 * states  # those whose copies are under way, in either direction
+
+
+def _saved_by_budget(layout: Layout) -> float:
+    """Never more than without: for other tokens than it was counted for, it is an estimate."""
+    return min(layout.saved_by_budget.of(layout.tokens), layout.saved.of(layout.tokens))
 
 
 def _loss(size: ModelSize, layout: Layout) -> float:
@@ -170,9 +175,8 @@ def _loss(size: ModelSize, layout: Layout) -> float:
 
 def _workspace(size: ModelSize, layout: Layout) -> float:
     """Of the backward pass of one layer, what it recomputes included."""
-    kept_by = {"ample": layout.saved, "none": layout.saved, "budget": layout.saved_by_budget}
-    kept = kept_by.get(layout.memory, Saved(0.0))
-    recomputed = max(layout.saved.of(layout.tokens) - kept.of(layout.tokens), 0.0)
+    whole = layout.saved.of(layout.tokens)
+    recomputed = whole - {"ample": whole, "none": whole, "budget": _saved_by_budget(layout)}.get(layout.memory, 0.0)
     copies = 3 if layout.compiles else 5
     flowing = copies * layout.feed_forward * layout.compute_bytes * layout.tokens
     unpacked = 0 if layout.memory == "ample" else 2 * size.largest_matrix * layout.compute_bytes

@@ -77,6 +77,17 @@ def test_weights_that_autocast_casts_are_no_matter_of_tokens(shape, tokens):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("tokens", [64, 512, 2048, 4096])
+def test_of_a_budget_what_is_counted_is_right_for_the_micro_batch(shape, tokens):
+    types = {"dtype": torch.float32, "autocast": torch.bfloat16, "compiles": True}
+    counted = saved_bytes(shape, None, **types, share=0.5, tokens=tokens)
+    with torch._functorch.config.patch(activation_memory_budget=0.5):
+        one, three = (saved_by_real_model(shape, None, layers=layers, tokens=tokens, **types) for layers in (1, 3))
+    assert 0 < counted.of(tokens) == pytest.approx((three - one) / 2, rel=0.02)
+    assert counted.of(tokens) < saved_bytes(shape, None, **types).of(tokens)
+
+
+@pytest.mark.slow
 def test_a_smaller_budget_never_saves_more(shape):
     config = adapter(8)
     shares = (1.0, 0.2)

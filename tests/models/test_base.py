@@ -127,8 +127,12 @@ def test_derived_values_follow_the_given_ones(model_type, head_dim):
         ({"num_hidden_layers": 0}, "model.config.num_hidden_layers=0: a number of at least 1 is needed."),
         ({"num_attention_heads": -4}, "model.config.num_attention_heads=-4: a number of at least 1 is needed."),
         ({"hidden_size": 0}, "model.config.hidden_size=0: a number of at least 1 is needed."),
+        (
+            {"num_attention_heads": 4, "num_key_value_heads": 3},
+            "model.config.num_attention_heads=4 is no multiple of model.config.num_key_value_heads=3.",
+        ),
     ],
-    ids=["type", "value", "no multiple", "no layers", "negative", "no width"],
+    ids=["type", "value", "no multiple", "no layers", "negative", "no width", "uneven groups"],
 )
 def test_shape_that_cannot_be_is_refused(change, message):
     with pytest.raises(ConfigError) as caught:

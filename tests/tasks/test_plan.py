@@ -121,10 +121,19 @@ def test_no_run_folder_is_written(qlora, folder):
     assert list(folder.iterdir()) == []
 
 
-def test_an_adapter_that_cannot_be_is_refused_as_a_run_refuses_it(plan):
-    code, _, complaints = plan(*EAGER, "peft=lora", "peft.r=0")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("peft.r=0", "peft.r=0: the rank of an adapter is 1 or more"),
+        ("peft.lora_dropout=1", "peft.lora_dropout=1: a share of at least 0 and below 1 is needed"),
+        ("peft.lora_dropout=-0.5", "peft.lora_dropout=-0.5: a share of at least 0 and below 1 is needed"),
+    ],
+    ids=["rank", "all dropped", "negative dropout"],
+)
+def test_an_adapter_that_cannot_be_is_refused_as_a_run_refuses_it(plan, override, message):
+    code, _, complaints = plan(*EAGER, "peft=lora", override)
     assert code == 2
-    assert "peft.r=0: the rank of an adapter is 1 or more" in complaints
+    assert message in complaints
 
 
 def test_full_fine_tuning_trains_everything(plan):
