@@ -150,18 +150,19 @@ def _activations(size: ModelSize, layout: Layout) -> float:
     """Of all layers, and the states before and behind them."""
     states = size.hidden * layout.compute_bytes * layout.tokens
     around = (2 if layout.compiles else 3) * states  # the embeddings, and, uncompiled in float32, the last norm's input
-    if layout.memory in ("ample", "none"):
-        return around + size.layers * layout.saved.of(layout.tokens)
-    if layout.memory == "budget":
-        return around + size.layers * _saved_by_budget(layout)
     if layout.memory == "checkpoint":
         return around + size.layers * states
-    return around + 5 * states  # those whose copies are under way, in either direction
+    if layout.memory == "offload":
+        return around + 5 * states  # those whose copies are under way, in either direction
+    return around + size.layers * _kept(layout)
 
 
-def _saved_by_budget(layout: Layout) -> float:
-    """Never more than without: for other tokens than it was counted for, it is an estimate."""
-    return min(layout.saved_by_budget.of(layout.tokens), layout.saved.of(layout.tokens))
+def _kept(layout: Layout) -> float:
+    """Of what a layer saves, the bytes that are not computed again."""
+    whole = layout.saved.of(layout.tokens)
+    if layout.memory == "budget":  # for other tokens than it was counted for, it is an estimate
+        return min(layout.saved_by_budget.of(layout.tokens), whole)
+    return whole if layout.memory in ("ample", "none") else 0.0
 
 
 def _loss(size: ModelSize, layout: Layout) -> float:
@@ -175,8 +176,7 @@ def _loss(size: ModelSize, layout: Layout) -> float:
 
 def _workspace(size: ModelSize, layout: Layout) -> float:
     """Of the backward pass of one layer, what it recomputes included."""
-    whole = layout.saved.of(layout.tokens)
-    recomputed = whole - {"ample": whole, "none": whole, "budget": _saved_by_budget(layout)}.get(layout.memory, 0.0)
+    recomputed = layout.saved.of(layout.tokens) - _kept(layout)
     copies = 3 if layout.compiles else 5
     flowing = copies * layout.feed_forward * layout.compute_bytes * layout.tokens
     unpacked = 0 if layout.memory == "ample" else 2 * size.largest_matrix * layout.compute_bytes
