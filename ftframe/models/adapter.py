@@ -41,13 +41,14 @@ def check_adapter(peft_config: Any, quantization_config: Any, *, on_gpu: bool) -
         ConfigError: For a rank below 1, a dropout that is no share or leaves nothing, DoRA on an 8-bit base without a
             GPU, and a config that would be refused in an adapter.
     """
-    trouble = find_trouble(peft_config.to_dict())
+    options = peft_config.to_dict()
+    trouble = find_trouble(options)
     if trouble:
         raise ConfigError(f"peft: {trouble}")
     rank = getattr(peft_config, "r", 1)
     if rank < 1:
         raise ConfigError(f"peft.r={rank}: the rank of an adapter is 1 or more. For no adapter: peft=none.")
-    for name, value in peft_config.to_dict().items():
+    for name, value in options.items():
         if name.endswith("dropout") and not 0 <= value < 1:
             raise ConfigError(
                 f"peft.{name}={value}: a share of at least 0 and below 1 is needed; with 1 nothing trains."
