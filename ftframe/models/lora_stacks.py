@@ -128,9 +128,13 @@ class _Stack:
         return output if base.bias is None else output + base.bias.to(output.dtype)
 
     def keep_unpacked(self) -> bool:
-        """From now on no W is unpacked any more, if any was; `write_adapter` has to come before each product."""
+        """From now on no W is unpacked any more, if any was; `write_adapter` has to come before each product.
+
+        A layer alone whose A leaves out some of its input is no stack's matter: `takes` leaves it to PEFT.
+        """
         bases = [layer.base_layer for layer in self.layers]
-        if not all(isinstance(base, CompilableLinear4bit) for base in bases):
+        gains = len(bases) > 1 or self._drops_nothing
+        if not (gains and all(isinstance(base, CompilableLinear4bit) for base in bases)):
             return False
         rank, width = sum(self._ranks), bases[0].in_features
         weights = [base.unpack() for base in bases]
@@ -141,7 +145,7 @@ class _Stack:
         return True
 
     def write_adapter(self, *_: Any) -> None:
-        """Write every A, and every B, scaled, beside W, if the adapter is still there.
+        """Write every B, scaled, and every A that is read from there, beside W, if the adapter is still there.
 
         An earlier forward pass may wait for its backward pass, which takes A and W from here and B from elsewhere:
         autograd is not told that the whole has changed.
@@ -150,13 +154,14 @@ class _Stack:
             return
         assert self.bordered is not None
         whole, width = self.bordered.data, self.layers[0].in_features
-        start = 0
+        start, reads_down = 0, self._drops_nothing
         with torch.no_grad():
             for layer, rows, rank in zip(self.layers, self._rows, self._ranks, strict=True):
                 up, scaling = layer.lora_B[self.adapter].weight, layer.scaling[self.adapter]
                 torch.mul(up, scaling, out=whole[rows, width + start : width + start + rank])
-                below = self.layers[0].out_features + start
-                whole[below : below + rank, :width].copy_(layer.lora_A[self.adapter].weight)
+                if reads_down:
+                    below = self.layers[0].out_features + start
+                    whole[below : below + rank, :width].copy_(layer.lora_A[self.adapter].weight)
                 start += rank
 
     @property
@@ -179,9 +184,18 @@ class _Stack:
         return fits and all(layer.base_layer.unpacked is not None for layer in self.layers)
 
     @property
+    def _drops_nothing(self) -> bool:
+        """Whether every A gets the whole input."""
+        return all(isinstance(layer.lora_dropout[self.adapter], nn.Identity) for layer in self.layers)
+
+    @property
     def _is_at_once(self) -> bool:
-        """Whether all outputs are computed at once: nothing is left out of the inputs of any A."""
-        return self._is_bordered and all(type(layer.lora_dropout[self.adapter]) is nn.Identity for layer in self.layers)
+        """Whether all outputs are computed at once."""
+        return self._is_bordered and self._drops_nothing
+
+    def _downs(self, dtype: torch.dtype) -> list[Tensor]:
+        """Every A, [r, in]."""
+        return [layer.lora_A[self.adapter].weight.to(dtype) for layer in self.layers]
 
     def _product(self, place: int, input: Tensor, low: Any) -> Tensor:
         base, up = self.layers[place].base_layer, self._up(place, input.dtype)
@@ -195,19 +209,18 @@ class _Stack:
         return output
 
     def _outputs(self, input: Tensor) -> tuple[Tensor, ...]:
-        downs = torch.cat([layer.lora_A[self.adapter].weight.to(input.dtype) for layer in self.layers])
+        downs = torch.cat(self._downs(input.dtype))
         ups = torch.cat([self._up(place, input.dtype) for place in range(len(self.layers))])
         sizes = [layer.out_features for layer in self.layers]
         outputs: tuple[Tensor, ...] = BorderedProducts.apply(input, downs, ups, self.bordered, sizes)  # type: ignore[no-untyped-call]
         return outputs
 
     def _low(self, input: Tensor) -> Tensor:
-        downs = [layer.lora_A[self.adapter].weight.to(input.dtype) for layer in self.layers]
-        dropouts = [layer.lora_dropout[self.adapter] for layer in self.layers]
-        if all(isinstance(dropout, nn.Identity) for dropout in dropouts):
+        downs = self._downs(input.dtype)
+        if self._drops_nothing:
             return F.linear(input, torch.cat(downs))
-        pairs = zip(dropouts, downs, strict=True)
-        return torch.cat([F.linear(dropout(input), down) for dropout, down in pairs], -1)
+        pairs = zip(self.layers, downs, strict=True)
+        return torch.cat([F.linear(layer.lora_dropout[self.adapter](input), down) for layer, down in pairs], -1)
 
     def _up(self, place: int, dtype: torch.dtype) -> Tensor:
         """The B of a layer, scaled, and zeros where the others have theirs, [out, sum of r]."""

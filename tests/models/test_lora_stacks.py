@@ -132,6 +132,7 @@ def test_where_memory_is_ample_every_step_multiplies_by_the_b_that_it_has(shape,
     plain, model = build(shape, stacked=False), build(shape)
     arrange_memory(model, "ample", compiles=True)
     for each in (plain, model):
+        # With steps of 0.1 what is rounded otherwise grows about tenfold a step: to 4e-4 in the logits.
         optimizer = torch.optim.SGD([p for p in each.parameters() if p.requires_grad], lr=0.03)
         for _ in range(3):
             each.train()(**batch).loss.backward()
@@ -188,10 +189,21 @@ def test_where_memory_is_ample_an_adapter_may_take_the_place_of_another(shape, b
     assert torch.allclose(*logits, atol=1e-5)
 
 
-def test_layers_with_one_input_are_one_stack(shape):
-    model = build(shape)
+def test_layers_with_one_input_are_one_stack_and_the_others_pefts_own(shape):
+    plain, model = build(shape, stacked=False), build(shape)
     sizes = sorted(len(stack.layers) for stack in stacks_of(model))
     assert sizes == sorted([3, 2, 1] * shape.num_hidden_layers)
+    pairs = zip(plain.modules(), model.modules(), strict=True)
+    alone = [type(own) is type(pefts) for pefts, own in pairs if isinstance(own, LoraLayer)]
+    assert alone.count(True) == shape.num_hidden_layers
+
+
+def test_a_layer_alone_with_dropout_keeps_no_room_beside_its_weights(shape):
+    for dropout, bordered in ((0.3, [2, 3]), (0.0, [1, 2, 3])):
+        model = build(shape, lora_dropout=dropout)
+        arrange_memory(model, "ample", compiles=True)
+        kept = sorted(len(stack.layers) for stack in stacks_of(model) if stack.bordered is not None)
+        assert kept == sorted(bordered * shape.num_hidden_layers)
 
 
 def test_uncompiled_nothing_changes(shape, batch):
